@@ -1,0 +1,154 @@
+r"""The diffusion process: a token graph with a schedule, and what a denoiser's output means on it.
+
+Both graphs and both parameterisations of a network go through :class:`DiffusionProcess`; nothing above it needs to
+know whether a network gives x0-posteriors or concrete scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from sepo_env.diffusion import kernel as kernels
+from sepo_env.diffusion.graph import Absorbing, Graph
+from sepo_env.diffusion.kernel import StepLaw
+from sepo_env.diffusion.schedule import Schedule
+from sepo_env.errors import InvalidArgumentError, UnknownNameError
+
+Parameterisation = Literal["posterior", "score"]
+Kernel = Literal["ancestral", "tau-leaping", "analytic"]
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+
+
+class DenoiserLike(Protocol):
+    """What the process needs of a denoiser: a call and the meaning of its output."""
+
+    parameterisation: Parameterisation
+
+    def __call__(self, tokens: Tensor, time: Tensor) -> Tensor:
+        """Tokens ``(B, L)``, time ``(B,)`` -> ``(B, L, V)``: log x0-posterior or log concrete score."""
+        ...
+
+
+@dataclass(frozen=True)
+class DiffusionProcess:
+    r"""A CTMC over sequences: time t = 1 is noise, t = 0 is data, and t = 0 counts as exactly free of noise.
+
+    Schedules such as log-linear or geometric keep a trace of noise at t = 0; a sampler that ends there must still
+    return clean sequences, so :math:`\alpha(0) = 1` and :math:`\sigma(0) = 0` here by definition.
+
+    Attributes:
+        graph: which jumps noise makes.
+        schedule: how fast.
+    """
+
+    graph: Graph
+    schedule: Schedule
+
+    def time_grid(self, num_steps: int, device: torch.device | str | None = None) -> Tensor:
+        """The K + 1 times from 1 to 0 of a K-step sampler, float64 ``(K + 1,)``.
+
+        >>> from sepo_env.diffusion import Absorbing, LogLinear
+        >>> DiffusionProcess(Absorbing(4), LogLinear()).time_grid(4)
+        tensor([1.0000, 0.7500, 0.5000, 0.2500, 0.0000], dtype=torch.float64)
+        """
+        if num_steps < 1:
+            raise InvalidArgumentError(f"num_steps must be at least 1, got {num_steps}.")
+        return 1.0 - torch.arange(num_steps + 1, dtype=torch.float64, device=device) / num_steps
+
+    def sigma(self, t: Tensor) -> Tensor:
+        r"""Total noise :math:`\sigma(t)` with :math:`\sigma(0) = 0`."""
+        return torch.where(t > 0, self.schedule.sigma(t), torch.zeros_like(t))
+
+    def alpha(self, t: Tensor) -> Tensor:
+        r"""Signal left :math:`\alpha(t)` with :math:`\alpha(0) = 1`."""
+        return torch.exp(-self.sigma(t))
+
+    def clock_step(self, t: Tensor, s: Tensor) -> Tensor:
+        r"""Advance of the action clock from t to s < t, :math:`\Lambda(t) - \Lambda(s) \ge 0`.
+
+        Infinite on the last step (s = 0) of an absorbing chain, where every mask must go.
+        """
+        end = torch.full_like(s, -torch.inf) if isinstance(self.graph, Absorbing) else torch.zeros_like(s)
+        return self.graph.clock(self.schedule, t) - torch.where(s > 0, self.graph.clock(self.schedule, s), end)
+
+    def unmask_prob(self, t: Tensor, s: Tensor) -> Tensor:
+        r"""Probability :math:`(\alpha_s - \alpha_t)/(1 - \alpha_t)` that a masked position is filled from t to s."""
+        alpha_t, alpha_s = self.alpha(t), self.alpha(s)
+        return (alpha_s - alpha_t) / (1.0 - alpha_t)
+
+    def log_posterior(self, output: Tensor, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
+        """A network's output as log x0-posterior, ``(B, L, V)``; rows of visible absorbing positions mean nothing."""
+        if parameterisation == "posterior":
+            return output
+        return self.graph.log_posterior_from_score(output, tokens, self.alpha(t))
+
+    def log_score(self, output: Tensor, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
+        """A network's output as log concrete score, ``(B, L, V)``; rows of visible absorbing positions mean nothing."""
+        if parameterisation == "score":
+            return output
+        return self.graph.log_score_from_posterior(output, tokens, self.alpha(t))
+
+    def step_law(
+        self,
+        output: Tensor,
+        tokens: Tensor,
+        t: Tensor,
+        s: Tensor,
+        parameterisation: Parameterisation,
+        kernel: Kernel = "ancestral",
+    ) -> StepLaw:
+        """The law of one reverse step from t to s under a network's output.
+
+        Args:
+            output: the network's output, ``(B, L, V)``.
+            tokens: int64 ``(B, L)``.
+            t: present time, float64 ``(B,)``.
+            s: next time, s < t, float64 ``(B,)``; all rows are 0 or none is.
+            parameterisation: what the output is.
+            kernel: how the step is discretised. Tau-leaping ends with an analytic step, which removes what noise
+                is left.
+
+        Raises:
+            UnknownNameError: no kernel has that name.
+        """
+        if kernel not in KERNELS:
+            raise UnknownNameError("kernel", kernel, KERNELS)
+        if kernel == "ancestral":
+            log_posterior = self.log_posterior(output, tokens, t, parameterisation)
+            return kernels.ancestral(self.graph, tokens, log_posterior, self.alpha(t), self.alpha(s))
+        log_score = self.log_score(output, tokens, t, parameterisation)
+        sigma_step = self.sigma(t) - self.sigma(s)
+        last = bool((s <= 0).all())
+        if kernel == "tau-leaping" and not last:
+            return kernels.tau_leaping(self.graph, tokens, log_score, sigma_step)
+        return kernels.analytic(self.graph, tokens, log_score, sigma_step, denoise=last)
+
+    def rates(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+        r"""A denoiser's action: the jump rates per unit of the action clock that make it sample as it was trained to.
+
+        Absorbing: :math:`r_{i,v} = p_\theta(v | x_t)_i` at masked positions, 0 elsewhere; held over any step this is
+        the ancestral kernel. Uniform: with s given, the rates that held from t to s give the ancestral kernel;
+        without, the instantaneous ones :math:`s_{i,v} / V`.
+
+        Args:
+            denoiser: the network.
+            tokens: int64 ``(B, L)``.
+            t: present time, ``(B,)``.
+            s: next time, ``(B,)``.
+
+        Returns:
+            ``(B, L, V)``, dtype of the network's output.
+        """
+        output = denoiser(tokens, t)
+        if isinstance(self.graph, Absorbing):
+            posterior = self.log_posterior(output, tokens, t, denoiser.parameterisation).exp()
+            return posterior.masked_fill(~self.graph.can_jump(tokens)[..., None], 0.0)
+        if s is None:
+            log_score = self.log_score(output, tokens, t, denoiser.parameterisation)
+            return self.graph.reverse_rates(log_score, tokens)
+        law = self.step_law(output, tokens, t, s, denoiser.parameterisation)
+        return kernels.equivalent_rates(self.graph, tokens, law, self.clock_step(t, s))

@@ -1,0 +1,260 @@
+r"""Samplers: loops of the reverse-step kernel from noise to data.
+
+``reverse_steps`` walks the time grid and yields every step, for whoever needs the path; ``sample`` keeps only its
+end. Prompted positions are clamped. All randomness comes from per-sequence keys (:mod:`sepo_env.diffusion.random`),
+so a sequence does not depend on the batch that it was drawn in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sepo_env.diffusion import kernel as kernels
+from sepo_env.diffusion.graph import Absorbing
+from sepo_env.diffusion.kernel import StepLaw
+from sepo_env.diffusion.process import DenoiserLike, DiffusionProcess, Kernel
+from sepo_env.diffusion.random import keys_from_seed, sample_categorical, uniforms
+from sepo_env.errors import InvalidArgumentError, InvalidPromptError, InvalidShapeError
+
+
+@dataclass(frozen=True)
+class ReverseStep:
+    """One step of a batch of reverse paths.
+
+    Attributes:
+        step: index k, 0 for the step that leaves pure noise.
+        t: time before the step, float64 ``(B,)``.
+        s: time after it, float64 ``(B,)``.
+        tokens: state before the step, int64 ``(B, L)``.
+        law: the law that the predictor drew from.
+        next_tokens: state after the step and its correctors, int64 ``(B, L)``.
+    """
+
+    step: int
+    t: Tensor
+    s: Tensor
+    tokens: Tensor
+    law: StepLaw
+    next_tokens: Tensor
+
+
+def initial_tokens(
+    process: DiffusionProcess, keys: Tensor, length: int, prompt: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw the state at t = 1 and clamp the prompted positions.
+
+    Args:
+        process: the diffusion process.
+        keys: int64 ``(B,)``; the prior uses counter 0 of each key.
+        length: L.
+        prompt: int64 ``(L,)`` or ``(B, L)``; visible tokens are given, any other number (MASK, or -1) is free.
+
+    Returns:
+        Tokens int64 ``(B, L)`` and the clamped positions, bool ``(B, L)``.
+
+    Raises:
+        InvalidShapeError: a prompt of another shape.
+        InvalidPromptError: a prompt that leaves nothing to generate.
+    """
+    tokens = process.graph.prior(uniforms(keys, 0, length))
+    if prompt is None:
+        return tokens, torch.zeros_like(tokens, dtype=torch.bool)
+    if prompt.shape not in (tokens.shape, tokens.shape[1:]):
+        raise InvalidShapeError("prompt", prompt.shape, f"{(length,)} or {tuple(tokens.shape)}")
+    prompt = prompt.to(tokens.device).expand_as(tokens)
+    clamped = (prompt >= 0) & (prompt < process.graph.num_tokens)
+    if bool(clamped.all(-1).any()):
+        raise InvalidPromptError(
+            "the prompt gives every position, so that nothing is left to generate; free some with MASK (or -1)."
+        )
+    return torch.where(clamped, prompt, tokens), clamped
+
+
+def reverse_steps(
+    process: DiffusionProcess,
+    denoiser: DenoiserLike,
+    tokens: Tensor,
+    *,
+    num_steps: int,
+    keys: Tensor,
+    prompt_mask: Tensor | None = None,
+    kernel: Kernel = "ancestral",
+    corrector_steps: int = 0,
+    corrector_size: float = 0.1,
+    remask_prob: float = 0.0,
+) -> Iterator[ReverseStep]:
+    r"""Walk the K-step grid from t = 1 to t = 0, yielding each step.
+
+    Args:
+        process: the diffusion process.
+        denoiser: the network; evaluated once a step, and once more for each corrector step.
+        tokens: state at t = 1, int64 ``(B, L)`` (:func:`initial_tokens`).
+        num_steps: K.
+        keys: int64 ``(B,)``.
+        prompt_mask: positions that never change, bool ``(B, L)``.
+        kernel: how a predictor step is discretised.
+        corrector_steps: gradient-flow corrector leaps after each predictor step but the last (arXiv 2502.01384).
+        corrector_size: length of a corrector leap in units of sigma.
+        remask_prob: probability that a visible token is masked again in a step (arXiv 2503.00307); the largest that
+            keeps the marginals is used where this one is larger.
+
+    Raises:
+        InvalidArgumentError: settings that exclude each other, or a negative one.
+    """
+    if corrector_steps < 0 or corrector_size <= 0 or not 0.0 <= remask_prob <= 1.0:
+        raise InvalidArgumentError(
+            f"need corrector_steps >= 0, corrector_size > 0 and 0 <= remask_prob <= 1, got {corrector_steps}, "
+            f"{corrector_size} and {remask_prob}."
+        )
+    if remask_prob > 0 and kernel != "ancestral":
+        raise InvalidArgumentError(
+            f"re-masking has a kernel of its own; use it with kernel='ancestral', not {kernel!r}."
+        )
+    grid = process.time_grid(num_steps, tokens.device)
+    ones = torch.ones(len(tokens), dtype=torch.float64, device=tokens.device)
+    clamped = torch.zeros_like(tokens, dtype=torch.bool) if prompt_mask is None else prompt_mask
+    for k in range(num_steps):
+        t, s = grid[k] * ones, grid[k + 1] * ones
+        output = denoiser(tokens, t)
+        if remask_prob > 0:
+            log_posterior = process.log_posterior(output, tokens, t, denoiser.parameterisation)
+            law = kernels.remasking(
+                process.graph, tokens, log_posterior, process.alpha(t), process.alpha(s), remask_prob * ones
+            )
+        else:
+            law = process.step_law(output, tokens, t, s, denoiser.parameterisation, kernel)
+        next_tokens = torch.where(clamped, tokens, law.sample(uniforms(keys, k + 1, tokens.shape[1])))
+        if k + 1 < num_steps:
+            for j in range(corrector_steps):
+                log_score = process.log_score(denoiser(next_tokens, s), next_tokens, s, denoiser.parameterisation)
+                correction = kernels.corrector(process.graph, next_tokens, log_score, corrector_size * ones)
+                # Counters beyond K belong to the correctors, so that turning them on leaves the predictor's draws.
+                counter = num_steps * (j + 1) + k + 1
+                moved = correction.sample(uniforms(keys, counter, tokens.shape[1]))
+                next_tokens = torch.where(clamped, next_tokens, moved)
+        yield ReverseStep(k, t, s, tokens, law, next_tokens)
+        tokens = next_tokens
+
+
+@torch.no_grad()
+def sample(
+    process: DiffusionProcess,
+    denoiser: DenoiserLike,
+    num_samples: int,
+    length: int,
+    *,
+    num_steps: int,
+    seed: int = 0,
+    prompt: Tensor | None = None,
+    kernel: Kernel = "ancestral",
+    corrector_steps: int = 0,
+    corrector_size: float = 0.1,
+    remask_prob: float = 0.0,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Draw sequences with the K-step sampler; see :func:`reverse_steps` for the settings.
+
+    Returns:
+        Clean tokens, int64 ``(num_samples, L)``. Sequence i depends on ``seed + i`` alone.
+
+    >>> from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear
+    >>> class Always2(torch.nn.Module):
+    ...     parameterisation = "posterior"
+    ...
+    ...     def forward(self, tokens, time):
+    ...         return torch.log(torch.eye(4)[2]).expand(*tokens.shape, 4)
+    >>> sample(DiffusionProcess(Absorbing(4), LogLinear()), Always2(), 2, 3, num_steps=4)
+    tensor([[2, 2, 2],
+            [2, 2, 2]])
+    """
+    keys = keys_from_seed(torch.arange(seed, seed + num_samples, device=device))
+    tokens, clamped = initial_tokens(process, keys, length, prompt)
+    for step in reverse_steps(
+        process,
+        denoiser,
+        tokens,
+        num_steps=num_steps,
+        keys=keys,
+        prompt_mask=clamped,
+        kernel=kernel,
+        corrector_steps=corrector_steps,
+        corrector_size=corrector_size,
+        remask_prob=remask_prob,
+    ):
+        tokens = step.next_tokens
+    return tokens
+
+
+def first_jump(
+    process: DiffusionProcess, tokens: Tensor, rates: Tensor, t: Tensor, uniforms: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The first jump of an absorbing chain under held rates (Gillespie).
+
+    With :math:`R_i = \sum_v r_{i,v}`: the clock advances by :math:`\Delta\Lambda \sim \mathrm{Exp}(\sum_i R_i)`,
+    position i jumps with probability :math:`R_i / \sum_j R_j` and goes to v with :math:`r_{i,v} / R_i`. With the
+    x0-posterior as rates and n masks left, :math:`1 - \alpha_{next} = (1 - \alpha_{now})\, U^{1/n}`, exact for
+    continuous time (arXiv 2409.02908).
+
+    Args:
+        process: an absorbing process.
+        tokens: int64 ``(B, L)``.
+        rates: ``(B, L, V)``.
+        t: present time, float64 ``(B,)``.
+        uniforms: float64 ``(B, 3)``: waiting time, position, token.
+
+    Returns:
+        Next tokens ``(B, L)``; next time ``(B,)``, 0 once no mask is left; log-probability of which position jumped
+        and where to, at that position, 0 elsewhere, float64 ``(B, L)``. A row without masks stays as it is.
+
+    Raises:
+        InvalidArgumentError: the graph is not absorbing.
+    """
+    if not isinstance(process.graph, Absorbing):
+        raise InvalidArgumentError("first-hitting sampling needs an absorbing graph; use the K-step sampler.")
+    rates = kernels.full_rates(process.graph, tokens, rates).double()[..., : process.graph.num_tokens]
+    row_rates = rates.sum(-1)
+    total = row_rates.sum(-1)
+    alive = total > 0
+    flat = rates.flatten(1)
+    # One inversion over (position, token) pairs would do; two keep the position's law visible.
+    safe_rows = torch.where(alive[:, None], row_rates, torch.ones_like(row_rates))
+    position = sample_categorical(safe_rows.log(), uniforms[:, 1])
+    row = rates[torch.arange(len(tokens), device=tokens.device), position]
+    token = sample_categorical(torch.where(alive[:, None], row, torch.ones_like(row)).log(), uniforms[:, 2])
+    jumped = torch.nn.functional.one_hot(position, tokens.shape[1]).bool() & alive[:, None]
+    next_tokens = torch.where(jumped, token[:, None], tokens)
+    chosen = flat.gather(1, (position * process.graph.num_tokens + token)[:, None])
+    log_prob = torch.where(jumped, (chosen / total[:, None]).log(), torch.zeros_like(row_rates))
+    clock = process.graph.clock(process.schedule, t) + uniforms[:, 0].log() / total.masked_fill(~alive, 1.0)
+    done = ~process.graph.can_jump(next_tokens).any(-1)
+    s = torch.where(done, torch.zeros_like(t), process.schedule.inverse_log_one_minus_alpha(clock))
+    return next_tokens, torch.where(alive, s, t), log_prob
+
+
+@torch.no_grad()
+def first_hitting(
+    process: DiffusionProcess,
+    denoiser: DenoiserLike,
+    num_samples: int,
+    length: int,
+    *,
+    seed: int = 0,
+    prompt: Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw sequences with the first-hitting sampler: one token a step, exact for continuous time.
+
+    Returns:
+        Clean tokens, int64 ``(num_samples, L)``; the network is evaluated once for each position to fill.
+    """
+    keys = keys_from_seed(torch.arange(seed, seed + num_samples, device=device))
+    tokens, _ = initial_tokens(process, keys, length, prompt)
+    t = torch.ones(num_samples, dtype=torch.float64, device=tokens.device)
+    for k in range(int(process.graph.can_jump(tokens).sum(-1).max())):
+        rates = process.rates(denoiser, tokens, t)
+        tokens, t, _ = first_jump(process, tokens, rates, t, uniforms(keys, k + 1, 3))
+    return tokens

@@ -1,0 +1,100 @@
+"""Named exceptions; every message says the cause and the cure.
+
+All of them derive from :class:`SepoEnvError`, so that one ``except`` catches whatever this library refuses, and
+each also derives from the builtin that Python users expect (``ValueError``, ``RuntimeError``, ``ImportError``).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from os import PathLike
+
+
+class SepoEnvError(Exception):
+    """Base class of every error that this library raises on purpose."""
+
+
+class InvalidArgumentError(SepoEnvError, ValueError):
+    """A setting that cannot work: wrong range, wrong type, or two settings that exclude each other."""
+
+
+class UnknownNameError(SepoEnvError, ValueError):
+    """A name that no registry entry carries; the message lists the known ones and the nearest guess.
+
+    >>> str(UnknownNameError("schedule", "cosin", ["cosine", "linear"]))
+    "unknown schedule 'cosin'; did you mean 'cosine'? Known: cosine, linear."
+    """
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        known = sorted(known)
+        guess = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"; did you mean {guess[0]!r}?" if guess else "."
+        super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")
+
+
+class InvalidShapeError(SepoEnvError, ValueError):
+    """A tensor whose shape does not fit the others.
+
+    >>> str(InvalidShapeError("tokens", (3,), "(B, L)"))
+    'tokens has shape (3,), expected (B, L).'
+    """
+
+    def __init__(self, name: str, got: Iterable[int], expected: str) -> None:
+        super().__init__(f"{name} has shape {tuple(got)}, expected {expected}.")
+
+
+class InvalidTokensError(SepoEnvError, ValueError):
+    """Tokens outside of the alphabet, or of another dtype than int64."""
+
+
+class InvalidActionError(SepoEnvError, ValueError):
+    """An action that is not a matrix of finite, non-negative jump rates that the step can use."""
+
+
+class InvalidPromptError(SepoEnvError, ValueError):
+    """A prompt that does not fit the task: wrong length, wrong letters, or nothing left to generate."""
+
+
+class RewardError(SepoEnvError, RuntimeError):
+    """A reward that raised, or whose values cannot be used; names the reward, the sequence and its index."""
+
+
+class RewardTimeoutError(RewardError, TimeoutError):
+    """A reward that did not answer within its time limit."""
+
+
+class HeldOutRewardError(SepoEnvError, ValueError):
+    """The held-out oracle asked for as a training reward, or the training oracle as the judge."""
+
+
+class ArtefactsError(SepoEnvError, ValueError):
+    """The folder of published artefacts cannot be used."""
+
+
+class CheckpointError(SepoEnvError, ValueError):
+    """A file that is not what its reader expects: another architecture, missing or extra keys, truncated.
+
+    >>> str(CheckpointError("model.safetensors", "truncated", "copy the file again"))
+    'model.safetensors: truncated; copy the file again.'
+    """
+
+    def __init__(self, path: str | PathLike[str], cause: str, cure: str) -> None:
+        super().__init__(f"{path}: {cause}; {cure}.")
+
+
+class MissingExtraError(SepoEnvError, ImportError):
+    """An optional dependency that is not installed.
+
+    >>> str(MissingExtraError("tensorboard", "logs"))
+    "tensorboard is not installed; it comes with the extra 'logs': pip install 'sepo-env[logs]'."
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed; it comes with the extra {extra!r}: pip install 'sepo-env[{extra}]'."
+        )
+
+
+class DivergenceError(SepoEnvError, RuntimeError):
+    """Training met a NaN or an exploding importance ratio and stopped; the last good checkpoint is named."""
