@@ -84,7 +84,7 @@ class Graph(ABC):
         """Forward rates per unit of sigma, ``(B, L, W)``, 0 on the diagonal."""
 
     def noise(self, x_0: Tensor, alpha: Tensor, uniforms: Tensor) -> Tensor:
-        r"""Draw :math:`x_t \sim q_t(\cdot | x_0)`: tokens ``(B, L)``, alpha ``(B,)``, uniforms ``(B, L)`` -> ``(B, L)``."""
+        r"""Draw :math:`x_t \sim q_t(\cdot | x_0)`: tokens and uniforms ``(B, L)``, alpha ``(B,)`` -> ``(B, L)``."""
         return sample_categorical(self.log_forward(x_0, alpha), uniforms)
 
     def check_tokens(self, tokens: Tensor, name: str = "tokens") -> None:

@@ -115,14 +115,8 @@ def held_rates(graph: Graph, tokens: Tensor, rates: Tensor, clock_step: Tensor) 
     exponent = per_position(clock_step, rates) * safe_total
     log_jump = _log_one_minus_exp(exponent) - safe_total.log()
     stays = torch.where(moves, -exponent, torch.zeros_like(exponent))
-    log_probs = (_safe_log(rates) + log_jump).scatter(-1, tokens[..., None], stays)
-    return StepLaw(
-        torch.where(
-            moves,
-            log_probs,
-            log_probs.new_full((), -torch.inf).expand_as(log_probs).scatter(-1, tokens[..., None], 0.0),
-        )
-    )
+    # A row without rates is -inf everywhere but at the present token, where its certainty of staying goes.
+    return StepLaw((_safe_log(rates) + log_jump).scatter(-1, tokens[..., None], stays))
 
 
 def _log_one_minus_exp(x: Tensor) -> Tensor:

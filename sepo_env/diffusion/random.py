@@ -37,6 +37,8 @@ def keys_from_seed(seeds: Tensor, episodes: Tensor | int = 0) -> Tensor:
     Returns:
         Keys, int64 ``(B,)``.
     """
+    # As a tensor: a product of Python's own numbers would outgrow 64 bits instead of wrapping.
+    episodes = torch.as_tensor(episodes, device=seeds.device)
     return _mix(_mix(seeds + _GOLDEN_GAMMA) + _GOLDEN_GAMMA * (episodes + 1))
 
 

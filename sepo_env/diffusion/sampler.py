@@ -7,7 +7,7 @@ so a sequence does not depend on the batch that it was drawn in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -129,15 +129,53 @@ def reverse_steps(
             law = process.step_law(output, tokens, t, s, denoiser.parameterisation, kernel)
         next_tokens = torch.where(clamped, tokens, law.sample(uniforms(keys, k + 1, tokens.shape[1])))
         if k + 1 < num_steps:
-            for j in range(corrector_steps):
-                log_score = process.log_score(denoiser(next_tokens, s), next_tokens, s, denoiser.parameterisation)
-                correction = kernels.corrector(process.graph, next_tokens, log_score, corrector_size * ones)
+            next_tokens = correct(
+                process,
+                denoiser,
+                next_tokens,
+                s,
+                keys=keys,
                 # Counters beyond K belong to the correctors, so that turning them on leaves the predictor's draws.
-                counter = num_steps * (j + 1) + k + 1
-                moved = correction.sample(uniforms(keys, counter, tokens.shape[1]))
-                next_tokens = torch.where(clamped, next_tokens, moved)
+                counters=[num_steps * (j + 1) + k + 1 for j in range(corrector_steps)],
+                prompt_mask=clamped,
+                corrector_size=corrector_size,
+            )
         yield ReverseStep(k, t, s, tokens, law, next_tokens)
         tokens = next_tokens
+
+
+def correct(
+    process: DiffusionProcess,
+    denoiser: DenoiserLike,
+    tokens: Tensor,
+    t: Tensor,
+    *,
+    keys: Tensor,
+    counters: Iterable[int],
+    prompt_mask: Tensor,
+    corrector_size: float = 0.1,
+) -> Tensor:
+    r"""Gradient-flow corrector leaps at a fixed time (:func:`sepo_env.diffusion.kernel.corrector`), one for each counter.
+
+    Args:
+        process: the diffusion process.
+        denoiser: the network; evaluated once a leap.
+        tokens: int64 ``(B, L)``.
+        t: present time, float64 ``(B,)``, > 0.
+        keys: int64 ``(B,)``.
+        counters: which uniforms of the keys each leap uses.
+        prompt_mask: positions that never change, bool ``(B, L)``.
+        corrector_size: length of a leap in units of sigma.
+
+    Returns:
+        Corrected tokens, int64 ``(B, L)``.
+    """
+    size = torch.full_like(t, corrector_size)
+    for counter in counters:
+        log_score = process.log_score(denoiser(tokens, t), tokens, t, denoiser.parameterisation)
+        law = kernels.corrector(process.graph, tokens, log_score, size)
+        tokens = torch.where(prompt_mask, tokens, law.sample(uniforms(keys, counter, tokens.shape[1])))
+    return tokens
 
 
 @torch.no_grad()

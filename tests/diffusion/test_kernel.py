@@ -111,7 +111,7 @@ def test_posterior_as_held_rates_is_the_ancestral_kernel():
 
 
 def test_held_rates_against_the_matrix_exponential():
-    """A position that leaves its state never moves on within the step: exponential of a generator with absorbing targets."""
+    """A position that leaves its state never moves on within the step: its targets absorb."""
     rates = torch.tensor([[[0.7, 0.0, 1.3]]], dtype=torch.float64)
     step = torch.tensor([0.9], dtype=torch.float64)
     law = kernels.held_rates(Absorbing(3), torch.tensor([[3]]), rates, step).log_probs[0, 0].exp()

@@ -1,0 +1,261 @@
+"""The agent as its user sees it: made from a task's name, trained, sampled from, saved and loaded."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from agents.collect import derived_seed
+from agents.config import OUTPUT_FIELDS, AgentConfig
+from agents.evaluation import Evaluator
+from agents.logs import Row
+from agents.recovery import own_randomness
+from agents.registry import agent_class
+from agents.sampling import PolicySampler
+from agents.storage import describe_task, find_task, load_agent, save_agent
+from agents.trainer import Callback, Objective, Trainer
+from sepo_env import TorchRLEnv, tasks
+from sepo_env.denoisers import Denoiser
+from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
+from sepo_env.registration import ENVIRONMENTS
+from sepo_env.tasks import Task
+
+# Iterations are counted from 0 up, their other random numbers from -2 down: agents.trainer.
+_EVALUATION = -1
+
+
+class Agent(ABC):
+    """A denoiser that learns to sample what a reward likes.
+
+    An algorithm is a subclass with a name, a config class and `make_objective`; it stands in a file of its own and in
+    `agents.registry.AGENTS`.
+
+    Args:
+        task: an environment's id (``"DNAEnhancer-v0"``), a task's name (``"dna_enhancer"``) or a task.
+        config: the settings; None takes the defaults.
+        reward: what to optimise, as for `sepo_env.tasks.Task.make_reward`: a function of strings or of tokens, a
+            module, a name, a weighted sum as a dict; None is the task's training reward.
+        device: ``"auto"`` takes a GPU where there is one.
+        **overrides: single fields of the config.
+
+    Attributes:
+        denoiser: the policy's network; a copy of the task's pretrained one at first.
+        history: one row of figures for each iteration of the last training.
+
+    Raises:
+        UnknownNameError: an unknown task, reward or field.
+        InvalidArgumentError: a setting out of its range.
+        HeldOutRewardError: the reward is the one that judges.
+
+    Example:
+        >>> from agents import SEPO
+        >>> agent = SEPO("ToyCTMC-v0", num_iterations=2, batch_size=8, num_steps=4, states_per_trajectory=0)
+        >>> history = agent.train(progress=False)
+        >>> [row["reward_calls"] for row in history], len(agent.sample(3))
+        ([8, 16], 3)
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[AgentConfig]]
+
+    def __init__(
+        self,
+        task: str | Task = "DNAEnhancer-v0",
+        *,
+        config: AgentConfig | None = None,
+        reward: Any = None,
+        device: str | torch.device = "auto",
+        **overrides: Any,
+    ) -> None:
+        if config is not None and not isinstance(config, self.config_class):
+            raise InvalidArgumentError(
+                f"{type(self).__name__} is set up by a {self.config_class.__name__}, not a {type(config).__name__}."
+            )
+        self.config = (self.config_class() if config is None else config).replace(**overrides)
+        self.task = _find_task(task)
+        self.device = _find_device(device)
+        self.reward = self.task.make_reward(reward)
+        self.denoiser = self.task.load_denoiser().to(self.device)
+        self.history: list[Row] = []
+
+    @abstractmethod
+    def make_objective(self, reference: Denoiser | None) -> Objective:
+        """The algorithm: the loss on `denoiser`, and how trajectories get their advantages.
+
+        Args:
+            reference: the pretrained denoiser, where ``kl_coeff`` asks for it.
+        """
+
+    def train(self, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True) -> list[Row]:
+        """Train until ``num_iterations`` are done, or the next one would exceed ``max_nfe`` or ``max_reward_calls``.
+
+        Args:
+            resume: go on from the checkpoint in ``log_dir``, bit for bit on a CPU.
+            callbacks: called with the row of each iteration.
+            progress: whether to show a bar.
+
+        Returns:
+            `history`, one row an iteration: cost so far, rewards, losses, diagnostics, and every ``eval_every``
+            iterations the held-out reward.
+
+        Raises:
+            CheckpointError: nothing to resume from, a checkpoint of another run, or one that would be overwritten.
+            DivergenceError: a loss, gradient or ratio out of bounds.
+            KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
+        """
+        config = self.config
+        # The caller's own random numbers are not touched.
+        with own_randomness(config.seed):
+            reference = self.task.load_denoiser().to(self.device).requires_grad_(False)
+            trainer = Trainer(
+                self._describe() | {"reward": self.reward.name},
+                config,
+                env=TorchRLEnv(
+                    self.task,
+                    num_envs=config.batch_size,
+                    num_steps=config.num_steps,
+                    reward=self.reward,
+                    device=self.device,
+                    seed=config.seed,
+                ),
+                denoiser=self.denoiser,
+                reference=reference,
+                objective=self.make_objective(reference if config.kl_coeff > 0 else None),
+                reward=self.reward,
+                evaluator=Evaluator(
+                    self._sampler(),
+                    reference,
+                    self.reward,
+                    self.task.judge(),
+                    num_samples=config.eval_samples,
+                    seed=derived_seed(config.seed, _EVALUATION),
+                ),
+            )
+            try:
+                trainer.run(resume=resume, callbacks=callbacks, progress=progress)
+            finally:
+                self.history = trainer.rows  # an interrupted training leaves its rows as well
+        return self.history
+
+    def sample_tokens(
+        self,
+        num_samples: int,
+        *,
+        num_steps: int | None = None,
+        seed: int | None = None,
+        prompt: str | Sequence[str] | Tensor | None = None,
+    ) -> Tensor:
+        """Draw sequences with the sampler of the training.
+
+        Args:
+            num_samples: how many.
+            num_steps: K; None is the training's.
+            seed: sequence i depends on ``seed + i`` alone; None draws one from torch's global generator.
+            prompt: given letters with "?" where free, one string for all or one for each; or tokens, int64 ``(L,)`` or
+                ``(num_samples, L)``. None: what the task draws, if anything.
+
+        Returns:
+            Tokens int64 ``(num_samples, L)``, on the agent's device.
+        """
+        if num_samples < 1:
+            raise InvalidArgumentError(f"num_samples must be at least 1, got {num_samples}.")
+        if prompt is not None and not isinstance(prompt, Tensor):
+            prompt = self.task.encode([prompt])[0] if isinstance(prompt, str) else self.task.encode(prompt)
+        if seed is None:
+            seed = int(torch.randint(2**62, ()))
+        return self._sampler(num_steps).sample(self.denoiser, num_samples, seed, prompt)
+
+    def sample(self, num_samples: int, **options: Any) -> list[str]:
+        """Draw sequences as strings of the task's alphabet; options as for `sample_tokens`."""
+        return self.task.decode(self.sample_tokens(num_samples, **options))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json and the weights (safetensors) into a folder, atomically; `load` reads them.
+
+        The state of an unfinished training stands in its checkpoint, not here.
+        """
+        config = {name: value for name, value in self.config.to_dict().items() if name not in OUTPUT_FIELDS}
+        save_agent(Path(folder), self._describe() | {"config": config}, self.denoiser.state_dict())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        task: Task | None = None,
+        reward: Any = None,
+        device: str | torch.device = "auto",
+        **overrides: Any,
+    ) -> Self:
+        """Read an agent that `save` wrote, or take over the policy of a training checkpoint.
+
+        Args:
+            path: the folder, or the checkpoint's file.
+            task: the task, where it is not a registered one with its default options.
+            reward: as for the class.
+            device: as for the class.
+            **overrides: fields of the config to change.
+
+        Raises:
+            CheckpointError: not a whole agent, an agent of another class, or one of another task.
+        """
+        path = Path(path)
+        description, weights = load_agent(path)
+        kind = agent_class(description["agent"])
+        if not issubclass(kind, cls):
+            raise CheckpointError(path, f"it holds a {kind.__name__} agent", f"use {kind.__name__}.load or Agent.load")
+        fields = {name: value for name, value in description["config"].items() if name not in OUTPUT_FIELDS}
+        config = kind.config_class.from_dict(fields)
+        found = find_task(description["task"], path, task)
+        agent = kind(found, config=config, reward=reward, device=device, **overrides)
+        try:
+            agent.denoiser.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(
+                path, f"its weights do not fit the task's denoiser ({error})", "give task="
+            ) from error
+        return agent
+
+    def _describe(self) -> dict[str, Any]:
+        return {"agent": self.name, "task": describe_task(self.task)}
+
+    def _sampler(self, num_steps: int | None = None) -> PolicySampler:
+        config = self.config
+        return PolicySampler(
+            self.task,
+            config.num_steps if num_steps is None else num_steps,
+            config.corrector_steps,
+            config.corrector_size,
+            config.micro_batch_size,
+            self.device,
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.task.name!r}, {self.config}, device={str(self.device)!r})"
+
+
+def _find_task(task: str | Task) -> Task:
+    if isinstance(task, Task):
+        return task
+    name = ENVIRONMENTS.get(task, task)
+    if name not in tasks.TASKS:
+        raise UnknownNameError("task", task, [*ENVIRONMENTS, *tasks.TASKS])
+    return tasks.make(name)
+
+
+def _find_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InvalidArgumentError(f"{device!r} is no device ({error}); give 'auto', 'cpu' or 'cuda'.") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgumentError("there is no GPU that torch can use; give device='cpu', or 'auto'.")
+    return found

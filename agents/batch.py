@@ -1,0 +1,104 @@
+"""From trajectories to the batch that an update works on: advantages, and the states that are trained on.
+
+Shapes: B trajectories of K steps; n states kept of each, N = B n.
+"""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.objectives.value import GAE
+
+from agents.functional import ADVANTAGES
+from agents.policy import Critic
+from sepo_env.errors import InvalidArgumentError
+
+
+def trajectory_rewards(trajectories: TensorDictBase) -> Tensor:
+    """The reward of each finished trajectory ``(B, K)`` -> ``(B,)``; it comes with the last step."""
+    return trajectories["next", "reward"].sum(dim=(1, 2))
+
+
+def prompt_groups(trajectories: TensorDictBase) -> Tensor | None:
+    """Which trajectories share a prompt: ids int64 ``(B,)``, or None where nothing is prompted."""
+    prompt_mask = trajectories.get("prompt_mask", None)
+    if prompt_mask is None:
+        return None
+    prompt = torch.where(prompt_mask[:, 0], trajectories["tokens"][:, 0], -1)
+    return prompt.unique(dim=0, return_inverse=True)[1]
+
+
+def add_group_advantages(trajectories: TensorDictBase, kind: str) -> None:
+    r"""Write ``advantage`` ``(B, K, 1)``: that of the whole trajectory, the same at all of its steps.
+
+    Args:
+        trajectories: ``(B, K)``.
+        kind: a name in `agents.functional.ADVANTAGES`.
+
+    Raises:
+        InvalidArgumentError: every trajectory has a prompt of its own, so that there is nothing to compare it with.
+    """
+    reward = trajectory_rewards(trajectories)
+    group = prompt_groups(trajectories)
+    if group is not None and len(group.unique()) == len(group):
+        raise InvalidArgumentError(
+            "every trajectory of the batch has a prompt of its own, so no other one gives a baseline; give a larger "
+            "batch_size, or use advantage='critic'."
+        )
+    advantage = ADVANTAGES[kind](reward, group)
+    trajectories["advantage"] = advantage[:, None, None].expand(*trajectories.batch_size, 1)
+
+
+@torch.no_grad()
+def add_critic_advantages(
+    trajectories: TensorDictBase, critic: Critic, *, gae_lambda: float, micro_batch_size: int
+) -> None:
+    r"""Write ``advantage`` and ``value_target`` ``(B, K, 1)`` by generalised advantage estimation (arXiv 1506.02438).
+
+    .. math:: A_k = \sum_j \lambda^j \delta_{k + j}, \quad \delta_k = r_k + V(x_{k + 1}, t_{k + 1}) - V(x_k, t_k)
+
+    There is no discount: the number of reverse steps says how finely time is cut, not how far away the reward is.
+    Advantages are standardised over the batch.
+
+    Args:
+        trajectories: ``(B, K)``.
+        critic: the value network.
+        gae_lambda: 0 trusts the critic, 1 the rewards.
+        micro_batch_size: states per evaluation of the critic.
+    """
+    states = trajectories.select("tokens", "time").reshape(-1)
+    values = [critic.value(part["tokens"], part["time"]) for part in states.split(micro_batch_size)]
+    value = torch.cat(values).reshape(*trajectories.batch_size, 1)
+    trajectories["state_value"] = value
+    # Steps follow one another in the same trajectory, and after the last one there is nothing left to earn.
+    trajectories["next", "state_value"] = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], dim=1)
+    estimator = GAE(gamma=1.0, lmbda=gae_lambda, value_network=None, average_gae=True, device=value.device)
+    estimator(trajectories, time_dim=1)
+
+
+def visited_states(
+    trajectories: TensorDictBase, steps: Tensor, inclusion_weight: float, first_id: int = 0
+) -> TensorDict:
+    """The states of some steps of each trajectory as a flat batch ``[N]``, as the losses read it.
+
+    Args:
+        trajectories: ``(B, K)`` with ``advantage``.
+        steps: int64 ``(B, n)``.
+        inclusion_weight: the inverse of the probability that a step is among them.
+        first_id: id of the first trajectory; the others follow.
+
+    Returns:
+        N = B n states, trajectory by trajectory.
+    """
+    num_trajectories, num_kept = steps.shape
+    rows = torch.arange(num_trajectories, device=steps.device)[:, None].expand_as(steps)
+    keys = ["tokens", "time", "advantage", ("next", "tokens"), ("next", "time"), "prompt_mask", "value_target"]
+    chosen = trajectories.select(*keys, strict=False)[rows.reshape(-1), steps.reshape(-1)]
+    final_tokens = trajectories["next", "tokens"][:, -1]
+    states = TensorDict(chosen.to_dict(), batch_size=[num_trajectories * num_kept])
+    states["final_tokens"] = final_tokens.repeat_interleave(num_kept, dim=0)
+    states["trajectory"] = rows.reshape(-1) + first_id
+    states["step"] = steps.reshape(-1)
+    states["inclusion_weight"] = torch.full_like(states["advantage"], inclusion_weight)
+    return states

@@ -1,0 +1,169 @@
+"""What every agent can be told: one frozen dataclass, each field documented once and checked when it is made.
+
+The command line (`python -m agents.train`) is generated from these dataclasses, so a field's text below is its help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from sepo_env.errors import InvalidArgumentError, UnknownNameError
+
+GroupAdvantage = Literal["group", "leave-one-out", "batch-mean"]
+TensorBoard = Literal["auto", "on", "off"]
+
+# Where a run writes says nothing about what it is.
+OUTPUT_FIELDS = frozenset({"log_dir", "tensorboard", "checkpoint_every"})
+# A resumed run may also go on for longer; all else would change what its finished part means.
+FREE_ON_RESUME = OUTPUT_FIELDS | {"num_iterations", "max_nfe", "max_reward_calls"}
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Settings that all agents share: cost, optimiser, regularisation, evaluation, logs.
+
+    Raises:
+        InvalidArgumentError: a value out of its range, or values that exclude each other.
+    """
+
+    num_iterations: int = 100
+    """Iterations: each samples a batch of trajectories and updates the policy on it."""
+    batch_size: int = 32
+    """Trajectories per iteration (B)."""
+    num_steps: int = 32
+    """Reverse steps per trajectory (K), in training, in evaluation and in `agent.sample` alike."""
+    corrector_steps: int = 0
+    """Gradient-flow corrector leaps after each reverse step but the last, in training and in evaluation alike."""
+    corrector_size: float = 0.1
+    """Length of a corrector leap in units of the total noise sigma; read where corrector_steps > 0."""
+    states_per_trajectory: int = 8
+    """Visited states of each trajectory that the update uses, at most; drawn uniformly and weighted by the inverse of
+    their inclusion probability. 0 uses all num_steps of them."""
+    inner_epochs: int = 1
+    """Passes over each batch of states."""
+    minibatches: int = 1
+    """Optimiser steps per pass."""
+    micro_batch_size: int = 256
+    """States per forward and backward pass; bounds the memory, changes nothing else."""
+    learning_rate: float = 3e-4
+    """Step size of AdamW."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW."""
+    warmup_iterations: int = 0
+    """Iterations over which the step size rises linearly to learning_rate."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this total norm before each optimiser step."""
+    kl_coeff: float = 0.0
+    """Weight of the path KL to the pretrained denoiser, nats per sequence."""
+    entropy_coeff: float = 0.0
+    """Weight of the entropy bonus."""
+    max_ratio: float = 1e4
+    """Largest importance ratio; a larger one stops the run with an error."""
+    max_nfe: int | None = None
+    """Network evaluations (sequences forward; a backward counts two more) that training may spend; None: no limit."""
+    max_reward_calls: int | None = None
+    """Sequences that the training reward may score; None: no limit."""
+    eval_every: int = 10
+    """Iterations between evaluations by the held-out reward; 0: never. Not charged to the budgets."""
+    eval_samples: int = 64
+    """Sequences per evaluation."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints; the end of a run and Ctrl-C write one, too. Read where log_dir is given."""
+    log_dir: str | None = None
+    """Folder of metrics.csv, the TensorBoard events and the checkpoint; None: nothing is written."""
+    tensorboard: TensorBoard = "auto"
+    """TensorBoard events in log_dir: auto (where tensorboard is installed), on, or off."""
+    seed: int = 0
+    """Seed of the trajectories, of the minibatches and of the critic."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("num_iterations", "corrector_steps", "states_per_trajectory", "warmup_iterations", "eval_every"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("num_steps", "inner_epochs", "minibatches", "micro_batch_size", "eval_samples"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("batch_size", self.batch_size >= 2, "at least 2: a baseline compares trajectories")
+        self._require("checkpoint_every", self.checkpoint_every >= 1, "at least 1")
+        for name in ("learning_rate", "max_grad_norm", "corrector_size"):
+            self._require(name, getattr(self, name) > 0, "positive")
+        for name in ("weight_decay", "kl_coeff", "entropy_coeff"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        self._require("max_ratio", self.max_ratio > 1, "greater than 1: the ratio starts there")
+        for name in ("max_nfe", "max_reward_calls"):
+            limit = getattr(self, name)
+            self._require(name, limit is None or limit > 0, "positive, or None for no limit")
+        self._require(
+            "minibatches",
+            self.minibatches <= self.num_states,
+            f"at most the {self.num_states} states of a batch",
+        )
+        if self.tensorboard == "on" and self.log_dir is None:
+            raise InvalidArgumentError("tensorboard='on' needs a folder to write to; give log_dir as well.")
+
+    def _require(self, name: str, condition: bool, rule: str) -> None:
+        if not condition:
+            raise InvalidArgumentError(f"{name} is {getattr(self, name)!r}, but must be {rule}.")
+
+    def _require_one_step(self) -> None:
+        if self.optimiser_steps > 1:
+            raise InvalidArgumentError(
+                f"{self.inner_epochs} inner_epochs of {self.minibatches} minibatches need importance ratios from the "
+                "second step on, and this objective has none; give inner_epochs=1 and minibatches=1."
+            )
+
+    @property
+    def kept_steps(self) -> int:
+        """Visited states of each trajectory that an update uses."""
+        return min(self.states_per_trajectory or self.num_steps, self.num_steps)
+
+    @property
+    def num_states(self) -> int:
+        """Visited states that an update uses, N."""
+        return self.batch_size * self.kept_steps
+
+    @property
+    def optimiser_steps(self) -> int:
+        """Optimiser steps per iteration; from the second on, the policy differs from the one that sampled."""
+        return self.inner_epochs * self.minibatches
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed.
+
+        Raises:
+            UnknownNameError: no field has that name.
+
+        >>> AgentConfig().replace(batch_size=4).batch_size
+        4
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                raise UnknownNameError(f"{type(self).__name__} field", name, known)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON would read them back."""
+        fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UnknownNameError: a field that this class does not have.
+        """
+        return cls().replace(**fields)
+
+
+def differing_fields(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields whose values forbid resuming, name -> (found, wanted), given two configs as dictionaries.
+
+    >>> differing_fields({"seed": 0, "max_nfe": 5}, {"seed": 1, "max_nfe": 9})
+    {'seed': (0, 1)}
+    """
+    names = sorted((found.keys() | wanted.keys()) - FREE_ON_RESUME)
+    return {n: (found.get(n), wanted.get(n)) for n in names if found.get(n) != wanted.get(n)}

@@ -1,0 +1,74 @@
+"""The sampler that an agent is trained with, and is evaluated and used with as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sepo_env.diffusion.process import DenoiserLike
+from sepo_env.diffusion.random import keys_from_seed
+from sepo_env.diffusion.sampler import ReverseStep, initial_tokens, reverse_steps
+from sepo_env.tasks import Task
+
+
+@dataclass(frozen=True)
+class PolicySampler:
+    """K ancestral steps with correctors: what training trajectories are made of, step by step.
+
+    Attributes:
+        task: gives the process, the length and the prompts.
+        num_steps: K.
+        corrector_steps: gradient-flow leaps after each step but the last.
+        corrector_size: length of a leap in units of sigma.
+        chunk_size: most sequences at a time.
+        device: where to sample.
+    """
+
+    task: Task
+    num_steps: int
+    corrector_steps: int
+    corrector_size: float
+    chunk_size: int
+    device: torch.device
+
+    def paths(
+        self, denoiser: DenoiserLike, num_samples: int, seed: int, prompt: Tensor | None = None
+    ) -> Iterator[Iterator[ReverseStep]]:
+        """Walk the reverse paths of ``num_samples`` sequences, chunk by chunk; consume each before the next one.
+
+        Args:
+            denoiser: the policy.
+            num_samples: how many sequences.
+            seed: sequence i depends on ``seed + i`` alone, not on the chunks.
+            prompt: int64 ``(L,)`` or ``(num_samples, L)``, visible tokens where given; None: the task's own.
+        """
+        for start in range(0, num_samples, self.chunk_size):
+            stop = min(start + self.chunk_size, num_samples)
+            keys = keys_from_seed(torch.arange(seed + start, seed + stop, device=self.device))
+            given = self.task.prompt(keys) if prompt is None and self.task.conditional else prompt
+            if prompt is not None and prompt.ndim == 2:
+                given = prompt[start:stop]
+            tokens, prompt_mask = initial_tokens(self.task.process, keys, self.task.length, given)
+            yield reverse_steps(
+                self.task.process,
+                denoiser,
+                tokens,
+                num_steps=self.num_steps,
+                keys=keys,
+                prompt_mask=prompt_mask,
+                corrector_steps=self.corrector_steps,
+                corrector_size=self.corrector_size,
+            )
+
+    @torch.no_grad()
+    def sample(self, denoiser: DenoiserLike, num_samples: int, seed: int, prompt: Tensor | None = None) -> Tensor:
+        """Draw finished sequences, int64 ``(num_samples, L)``; arguments as for `paths`."""
+        chunks = []
+        for path in self.paths(denoiser, num_samples, seed, prompt):
+            for step in path:
+                finished = step.next_tokens
+            chunks.append(finished)
+        return torch.cat(chunks)

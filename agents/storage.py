@@ -1,0 +1,100 @@
+"""A trained agent on disk: a folder with config.json and the denoiser's weights in safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from agents.checkpoint import load_checkpoint, write_atomically
+from sepo_env import tasks
+from sepo_env.errors import CheckpointError
+from sepo_env.tasks import Task
+
+FORMAT = "agents.agent/1"
+CONFIG_FILE = "config.json"
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    """What a policy must find again in the task that it is loaded for."""
+    return {
+        "name": task.name,
+        "alphabet": task.alphabet,
+        "length": task.length,
+        "process": repr(task.process),
+    }
+
+
+def find_task(description: Mapping[str, Any], path: Path, given: Task | None) -> Task:
+    """The task that fits a description: the given one, or the registered one of that name.
+
+    Raises:
+        CheckpointError: neither fits.
+    """
+    if given is None and description["name"] not in tasks.TASKS:
+        raise CheckpointError(
+            path, f"no task is registered as {description['name']!r}", "give the task itself: load(..., task=...)"
+        )
+    task = tasks.make(description["name"]) if given is None else given
+    found = describe_task(task)
+    if found != description:
+        differing = [name for name in found if found[name] != description[name]]
+        fields = "; ".join(f"{name}: {description[name]!r} there, {found[name]!r} here" for name in differing)
+        raise CheckpointError(path, f"it belongs to another task ({fields})", "give its own: load(..., task=...)")
+    return task
+
+
+def save_agent(folder: Path, description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write an agent; a reader, or a crash, finds the old agent or the new one.
+
+    The weights' file is named by its content and config.json, which names it, is replaced last.
+
+    Args:
+        folder: made where it does not exist.
+        description: agent, task and config, for JSON.
+        weights: the denoiser's tensors.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = safetensors.save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    name = f"denoiser-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    write_atomically(folder / name, content)
+    text = json.dumps({"format": FORMAT, **description, "weights": name}, indent=2)
+    write_atomically(folder / CONFIG_FILE, text.encode())
+    for old in folder.glob("denoiser-*.safetensors"):
+        if old.name != name:
+            old.unlink()
+
+
+def load_agent(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what `save_agent` wrote, or the policy of a training checkpoint.
+
+    Args:
+        path: a saved agent's folder, or a checkpoint's file.
+
+    Returns:
+        The description, with the entries agent, task and config, and the denoiser's tensors on the CPU.
+
+    Raises:
+        CheckpointError: neither of the two, or not whole.
+    """
+    if path.is_file():
+        parts, metadata = load_checkpoint(path, ["denoiser"])
+        return metadata, dict(parts["denoiser"])
+    try:
+        description = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        if not isinstance(description, dict) or description.get("format") != FORMAT:
+            raise CheckpointError(path / CONFIG_FILE, f"its format is not {FORMAT!r}", "give a folder of agent.save")
+        content = (path / description["weights"]).read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] not in description["weights"]:
+            raise CheckpointError(path / description["weights"], "its content has changed", "save the agent again")
+        return description, safetensors.load(content)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(path, f"no saved agent ({error})", "give a folder that agent.save wrote") from error

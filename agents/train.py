@@ -1,0 +1,110 @@
+"""Train an agent from the command line: ``python -m agents.train sepo --task DNAEnhancer-v0 --log-dir runs/sepo``.
+
+Every field of the agent's config is a flag. What the run writes stands in ``--log-dir``: metrics.csv, TensorBoard
+events, the checkpoint and, at the end, the agent itself in ``agent/`` (`Agent.load` reads it).
+
+Exit codes: 0 done; 1 refused or failed, with the reason; 2 wrong usage; 3 diverged; 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tqdm import tqdm
+
+from agents.config import AgentConfig
+from agents.registry import AGENTS, agent_class
+from sepo_env.errors import DivergenceError, SepoEnvError
+
+AGENT_FOLDER = "agent"
+
+DONE, FAILED, DIVERGED, INTERRUPTED = 0, 1, 3, 130
+
+_DESCRIPTION = f"""Fine-tune a discrete diffusion model by reinforcement learning.
+
+Choose an agent; "{{agent}} --help" lists its settings.
+
+Exit codes: {DONE} done; {FAILED} refused or failed, with the reason; 2 wrong usage; {DIVERGED} diverged; \
+{INTERRUPTED} stopped with Ctrl-C (the checkpoint is written first)."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is trained, and where."""
+
+    task: str = "DNAEnhancer-v0"
+    """Environment id or task name, such as DNAEnhancer-v0 or ToyCTMC-v0."""
+    reward: str | None = None
+    """Name of one of the task's training rewards; None takes the task's own."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1 ..."""
+    resume: bool = False
+    """Go on from the checkpoint in log_dir; give the same settings as before."""
+    samples: int = 4
+    """Sequences to show at the end."""
+    quiet: bool = False
+    """No progress bar, no report."""
+
+
+def train(name: str, config: AgentConfig, options: RunOptions) -> int:
+    """Run one training; returns the exit code, and says on standard error what went wrong."""
+    try:
+        agent = agent_class(name)(options.task, config=config, reward=options.reward, device=options.device)
+        agent.train(resume=options.resume, progress=not options.quiet)
+        if config.log_dir is not None:
+            agent.save(Path(config.log_dir) / AGENT_FOLDER)
+    except KeyboardInterrupt as error:
+        how = "" if config.log_dir is None else " Give the same command with --resume to go on."
+        _say(" ".join([*getattr(error, "__notes__", []), how.strip()]) or "Stopped.")
+        return INTERRUPTED
+    except SepoEnvError as error:
+        _say("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
+        return DIVERGED if isinstance(error, DivergenceError) else FAILED
+    if not options.quiet:
+        _report(agent.history, agent.sample(options.samples, seed=config.seed))
+    return DONE
+
+
+def _report(history: Sequence[dict[str, Any]], samples: Sequence[str]) -> None:
+    last = history[-1] if history else {}
+    figures = ("iteration", "nfe", "reward_calls", "reward_median")
+    _say(", ".join(f"{name} {last[name]:.5g}" for name in figures if name in last))
+    _say("\n".join(samples))
+
+
+def _say(text: str) -> None:
+    # Through tqdm, so that a bar that is still standing is not torn.
+    tqdm.write(text, file=sys.stderr)
+
+
+def _command(name: str) -> Callable[..., int]:
+    config_class = agent_class(name).config_class
+
+    def command(config: AgentConfig, options: RunOptions) -> int:
+        return train(name, config, options)
+
+    # tyro makes the flags from these.
+    command.__annotations__ = {"config": config_class, "options": RunOptions, "return": int}
+    command.__defaults__ = (config_class(), RunOptions())
+    command.__doc__ = config_class.__doc__
+    return command
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Parse the arguments and train; returns the exit code."""
+    return tyro.extras.subcommand_cli_from_dict(
+        {name: _command(name) for name in AGENTS},
+        prog="python -m agents.train",
+        description=_DESCRIPTION,
+        args=args,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

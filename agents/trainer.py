@@ -1,0 +1,250 @@
+"""The training loop: sample, estimate advantages, update, evaluate, write down, until it is done or paid out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from agents.batch import trajectory_rewards, visited_states
+from agents.checkpoint import State
+from agents.collect import collect, derived_seed
+from agents.config import AgentConfig
+from agents.cost import CostMeter
+from agents.evaluation import EVALUATION_COLUMNS, Evaluator
+from agents.functional import subsample_steps
+from agents.logs import Row, RunLog
+from agents.losses import DiffusionLoss
+from agents.policy import Critic
+from agents.progress import ProgressBar
+from agents.recovery import RunCheckpoint
+from agents.update import Updater
+from sepo_env import TorchRLEnv
+from sepo_env.denoisers import Denoiser
+from sepo_env.errors import DivergenceError
+from sepo_env.rewards import Reward
+
+Callback = Callable[[Row], None]
+
+_PARTS = ("denoiser", "critic", "optimiser", "scheduler", "progress")
+_COSTS = ("nfe", "reward_calls")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What an algorithm adds to the common loop.
+
+    Attributes:
+        loss: trained on visited states; its parameters are the policy's and, if it has one, the critic's.
+        add_advantages: writes ``advantage`` (and whatever else the loss reads) into trajectories ``(B, K)``.
+        critic: the value network that the loss trains as well, or None.
+    """
+
+    loss: DiffusionLoss
+    add_advantages: Callable[[TensorDict], None]
+    critic: Critic | None = None
+
+
+class Trainer:
+    """Trains one policy in one environment.
+
+    All randomness is a function of the seed and the iteration, and whatever stops a run leaves the checkpoint of a
+    whole and healthy iteration (`agents.recovery.RunCheckpoint`).
+
+    Args:
+        label: what the run is: agent, task, reward.
+        config: the settings.
+        env: B environments of K steps.
+        denoiser: the policy's network.
+        reference: the pretrained network, frozen.
+        objective: what the algorithm adds.
+        reward: the environment's.
+        evaluator: judges the policy.
+    """
+
+    def __init__(
+        self,
+        label: Mapping[str, Any],
+        config: AgentConfig,
+        *,
+        env: TorchRLEnv,
+        denoiser: Denoiser,
+        reference: Denoiser,
+        objective: Objective,
+        reward: Reward,
+        evaluator: Evaluator,
+    ) -> None:
+        self.label = label
+        self.config = config
+        self.env = env
+        self.denoiser = denoiser
+        self.objective = objective
+        self.evaluator = evaluator
+        self.updater = Updater(objective.loss, config)
+        self.meter = CostMeter(denoiser, reference, reward=reward)
+        self.checkpoint = RunCheckpoint(label, config, _PARTS)
+        self.iteration = 0
+        self.wall_time = 0.0
+        self.eval_cost = dict.fromkeys(_COSTS, 0)
+        # At least the sampling has to be paid for; from the first iteration on the whole cost is known.
+        evaluations = config.num_steps + config.corrector_steps * (config.num_steps - 1)
+        self.iteration_cost = {"nfe": config.batch_size * evaluations, "reward_calls": config.batch_size}
+        self.rows: list[Row] = []
+
+    def run(self, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True) -> list[Row]:
+        """Train until the iterations are done, or the next one would exceed a budget.
+
+        Args:
+            resume: go on from the checkpoint in log_dir.
+            callbacks: called with each iteration's row once it is written down.
+            progress: whether to show a bar.
+
+        Returns:
+            One row an iteration, with those from before a resumption.
+
+        Raises:
+            CheckpointError: no checkpoint to resume from, that of another run, or one that a new run would overwrite.
+            DivergenceError: a loss, gradient or ratio out of bounds; names the last good checkpoint.
+        """
+        if resume:
+            parts, self.rows = self.checkpoint.read()
+            self.load_state_dict(parts)
+        else:
+            self.checkpoint.refuse_to_overwrite()
+        self.checkpoint.hold(self.state_dict(), self.rows)
+        batches = collect(self.env, self.denoiser, self.config, self.iteration)
+        try:
+            self._loop(batches, callbacks, progress)
+        except BaseException as error:
+            self.checkpoint.write()
+            self._explain(error)
+            raise
+        finally:
+            batches.close()
+            self.meter.close()
+        self.checkpoint.write()
+        return self.rows
+
+    def _loop(self, batches: Generator[TensorDict, None, None], callbacks: Sequence[Callback], progress: bool) -> None:
+        folder = None if self.config.log_dir is None else Path(self.config.log_dir)
+        with (
+            RunLog(folder, self.config.tensorboard, self.rows) as log,
+            ProgressBar(self.label["agent"], self.last_iteration, self.iteration, progress) as bar,
+        ):
+            while self.iteration < self.last_iteration:
+                row = self._iterate(batches)
+                self.rows.append(row)
+                self.checkpoint.hold(self.state_dict(), self.rows)
+                log.append(row)
+                if self.iteration % self.config.checkpoint_every == 0:
+                    self.checkpoint.write()
+                bar.update(row, self.last_iteration)
+                for callback in callbacks:
+                    callback(row)
+
+    def _iterate(self, batches: Generator[TensorDict, None, None]) -> Row:
+        config, before = self.config, self.meter.state_dict()
+        started = time.perf_counter()
+        # Negative numbers, so that no iteration shares its seed with the trajectories of another one.
+        generator = torch.Generator().manual_seed(derived_seed(config.seed, -2 - self.iteration))
+        trajectories = next(batches)
+        reward = trajectory_rewards(trajectories)
+        self.objective.add_advantages(trajectories)
+        steps, weight = self._choose_steps(generator)
+        states = visited_states(trajectories, steps, weight, first_id=self.iteration * config.batch_size)
+        figures = self.updater.update(states, config.batch_size, generator)
+        self.iteration += 1
+        self.wall_time += time.perf_counter() - started
+        after = self.meter.state_dict()
+        for kind in _COSTS:
+            self.iteration_cost[kind] = max(self.iteration_cost[kind], after[kind] - before[kind])
+        row: Row = {
+            "iteration": self.iteration,
+            **after,
+            "wall_time": self.wall_time,
+            "reward_mean": float(reward.mean()),
+            "reward_median": float(reward.median()),
+            "reward_std": float(reward.std()),
+            **figures,
+            **dict.fromkeys(EVALUATION_COLUMNS),
+        }
+        if config.eval_every and self.iteration % config.eval_every == 0:
+            row |= self._evaluate()
+        return row | {f"eval_{kind}": self.eval_cost[kind] for kind in _COSTS}
+
+    def _choose_steps(self, generator: torch.Generator) -> tuple[Tensor, float]:
+        batch_size, num_steps = self.config.batch_size, self.config.num_steps
+        if not self.objective.loss.form.evaluates_visited_states:
+            # Such a form has terms at the end of the chain only; other states would be carried along for nothing.
+            return torch.full((batch_size, 1), num_steps - 1, device=self.env.device), 1.0
+        uniforms = torch.rand(batch_size, generator=generator, dtype=torch.float64).to(self.env.device)
+        return subsample_steps(uniforms, num_steps, self.config.kept_steps)
+
+    def _evaluate(self) -> Row:
+        """Judge the policy; what that costs is booked apart from the training."""
+        before, judged = self.meter.state_dict(), self.evaluator.judge.calls
+        figures = self.evaluator.evaluate(self.denoiser)
+        after = self.meter.state_dict()
+        for kind in _COSTS:
+            self.eval_cost[kind] += after[kind] - before[kind]
+        self.eval_cost["reward_calls"] += self.evaluator.judge.calls - judged
+        self.meter.load_state_dict(before)
+        return figures
+
+    @property
+    def last_iteration(self) -> int:
+        """Number of the last iteration that the budgets pay for, if each costs as much as the dearest so far."""
+        last, spent = self.config.num_iterations, self.meter.state_dict()
+        limits = {"nfe": self.config.max_nfe, "reward_calls": self.config.max_reward_calls}
+        for kind, limit in limits.items():
+            if limit is not None and self.iteration_cost[kind] > 0:
+                last = min(last, self.iteration + max(0, limit - spent[kind]) // self.iteration_cost[kind])
+        return last
+
+    def state_dict(self) -> dict[str, State]:
+        """All that the rest of the run depends on, by part."""
+        critic = self.objective.critic
+        progress: dict[str, Any] = {
+            "iteration": self.iteration,
+            "wall_time": self.wall_time,
+            "cost": self.meter.state_dict(),
+            "eval_cost": self.eval_cost,
+            "iteration_cost": self.iteration_cost,
+        }
+        parts = (
+            self.denoiser.state_dict(),
+            {} if critic is None else critic.state_dict(),
+            self.updater.optimiser.state_dict(),
+            self.updater.scheduler.state_dict(),
+            progress,
+        )
+        return dict(zip(_PARTS, parts, strict=True))
+
+    def load_state_dict(self, parts: Mapping[str, State]) -> None:
+        """Continue from what `state_dict` gave."""
+        self.denoiser.load_state_dict(parts["denoiser"])
+        if self.objective.critic is not None:
+            self.objective.critic.load_state_dict(parts["critic"])
+        self.updater.optimiser.load_state_dict(dict(parts["optimiser"]))
+        self.updater.scheduler.load_state_dict(dict(parts["scheduler"]))
+        progress = parts["progress"]
+        self.iteration = progress["iteration"]
+        self.wall_time = progress["wall_time"]
+        self.meter.load_state_dict(progress["cost"])
+        self.eval_cost = dict(progress["eval_cost"])
+        self.iteration_cost = dict(progress["iteration_cost"])
+
+    def _explain(self, error: BaseException) -> None:
+        """Say where the run stands; for a divergence, in its own message."""
+        path = self.checkpoint.path
+        kept = "no log_dir was given, so nothing is kept" if path is None else f"its state is in {path}"
+        where = f"The last whole iteration is {self.iteration}; {kept}."
+        if isinstance(error, DivergenceError):
+            raise DivergenceError(f"iteration {self.iteration + 1}: {error}. {where}") from error
+        error.add_note(where)

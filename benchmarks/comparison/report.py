@@ -1,0 +1,221 @@
+"""Everything that a comparison writes: tables, pictures, and the page that holds them together."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from comparison import figures, tables
+from comparison.runs import Run, write_atomically
+from comparison.suite import Suite
+from comparison.worker import make_task
+from sepo_env.tasks.metrics import kmer_counts
+
+LABELS = {
+    "held_out_median": "held-out reward, median",
+    "held_out_q05": "held-out reward, 5 %",
+    "held_out_q25": "held-out reward, 25 %",
+    "held_out_q75": "held-out reward, 75 %",
+    "held_out_q95": "held-out reward, 95 %",
+    "training_median": "training reward, median",
+    "oracle_gap": "gap, training less held-out",
+    "accessibility_rate": "accessible (share)",
+    "kmer_correlation": "3-mer correlation (Pearson r)",
+    "log_likelihood_median": "log-likelihood bound, median (nats)",
+    "uniqueness": "uniqueness (share)",
+    "mean_hamming": "mean Hamming distance",
+    "nearest_hamming": "nearest Hamming distance, mean",
+    "position_entropy": "position entropy, mean (bits)",
+    "nfe": "NFE",
+    "reward_calls": "reward calls",
+    "wall_time": "training time (s)",
+}
+"""Rows of the table in their order; a metric that a task adds follows under its own name."""
+
+
+class Reference(NamedTuple):
+    """Real sequences to compare with; None where a task has none.
+
+    Attributes:
+        unit: what the rewards measure, with their unit.
+        held_out: held-out reward of real sequences, as quantiles at equal steps.
+        likelihood_band: central 90 % of their log-likelihood bounds.
+        kmers: (V^3,) 3-mer counts of the most active ones.
+        kmers_name: what those sequences are.
+    """
+
+    unit: str
+    held_out: NDArray[np.float64] | None = None
+    likelihood_band: tuple[float, float] | None = None
+    kmers: NDArray[np.int64] | None = None
+    kmers_name: str = ""
+
+
+class Results(NamedTuple):
+    """Finished runs as three tidy tables: one row a run, a logged step, a sequence."""
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    samples: pd.DataFrame
+
+
+def load_results(runs: Sequence[Run], output: Path) -> Results:
+    """Read the finished ones of the runs; the others are left out."""
+    finished = [run for run in runs if run.is_finished(output)]
+    curves = [curve for run in finished if not (curve := run.load_curve(output)).empty]
+    return Results(
+        pd.DataFrame([run.load_results(output) for run in finished]),
+        pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
+        pd.concat([run.load_samples(output) for run in finished], ignore_index=True),
+    )
+
+
+def write_report(results: Results, suite: Suite, reference: Reference, output: Path, command: str) -> None:
+    """Write ``curves.csv``, ``runs.csv``, ``summary.csv``, ``summary.md``, the pictures and ``report.md``."""
+    summary = tables.summarise(results.runs)
+    names = [name for name in results.runs.columns if name not in tables.RUN_KEYS]
+    labels = {**LABELS, **{name: name for name in names if name not in LABELS and name != "iteration"}}
+    table = tables.summary_markdown(summary, labels)
+    for name, frame in [("curves", results.curves), ("runs", results.runs), ("summary", summary.reset_index())]:
+        write_atomically(output / f"{name}.csv", lambda path, frame=frame: frame.to_csv(path, index=False))
+    write_atomically(output / "summary.md", lambda path: path.write_text(table + "\n"))
+    pictures = draw_figures(results, reference, output)
+    page = _page(results, suite, reference, table, pictures, command)
+    write_atomically(output / "report.md", lambda path: path.write_text(page))
+
+
+def draw_figures(results: Results, reference: Reference, output: Path) -> dict[str, str]:
+    """Draw what the results allow; returns file name -> caption."""
+    runs, curves, samples = results
+    drawn: dict[str, str] = {}
+
+    def keep(name: str, figure: figures.Figure, caption: str) -> None:
+        figures.save(figure, output, name)
+        drawn[name] = caption
+
+    if not curves.empty and curves["held_out_reward"].notna().any():
+        baseline = runs.loc[runs["agent"] == tables.PRETRAINED, "held_out_median"]
+        level = float(baseline.mean()) if len(baseline) else None
+        keep(
+            "learning_curves",
+            figures.learning_curves(curves, level, reference.unit),
+            "Held-out reward against cost; interquartile mean and bootstrap 95 % interval over seeds.",
+        )
+        keep(
+            "training_gap",
+            figures.training_gap(curves, reference.unit),
+            "Training and held-out oracle along the training: where they part, the reward is being fooled.",
+        )
+    keep(
+        "violins",
+        figures.violins(samples, reference.unit, reference.held_out),
+        "Held-out reward of the final sequences of all seeds: median, quartiles, density.",
+    )
+    if "log_likelihood_median" in runs:
+        keep(
+            "pareto",
+            figures.pareto(runs, reference.unit, reference.likelihood_band),
+            "Reward against naturalness; right of the band samples are easier to predict than real ones: collapse.",
+        )
+    if reference.kmers is not None:
+        counts = {
+            agent: _three_mers(group["sequence"], runs["task"].iloc[0])
+            for agent, group in samples.groupby("agent", sort=False)
+        }
+        keep(
+            "kmers",
+            figures.kmer_scatter(counts, reference.kmers, 3, reference.kmers_name),
+            f"3-mer shares of the final sequences against those of {reference.kmers_name}.",
+        )
+    return drawn
+
+
+def reference_of(suite: Suite) -> Reference:
+    """What the task's tables hold of real sequences."""
+    return _REFERENCES[suite.task](suite)
+
+
+def cost_verdict(runs: pd.DataFrame) -> str:
+    """One sentence: whether the costs are equal enough for a comparison."""
+    spread = tables.cost_spread(runs)
+    figures_ = ", ".join(f"{name} {100 * value:.1f} %" for name, value in spread.items())
+    if max(spread.values()) <= tables.MAX_COST_SPREAD:
+        return f"Costs are matched: largest over smallest run, {figures_}."
+    return (
+        f"**COSTS ARE NOT MATCHED**: largest over smallest run, {figures_}, allowed "
+        f"{100 * tables.MAX_COST_SPREAD:.0f} %; look at the agents' settings in benchmarks/comparison/suite.py."
+    )
+
+
+def _page(
+    results: Results, suite: Suite, reference: Reference, table: str, pictures: dict[str, str], command: str
+) -> str:
+    improvement = tables.markdown_table(tables.improvement_table(results.runs, "held_out_median"))
+    real = reference.likelihood_band
+    band = (
+        f" Real sequences: central 90 % of the log-likelihood bound {real[0]:.0f} to {real[1]:.0f} nats."
+        if real
+        else ""
+    )
+    judged = suite.evaluation
+    settings = "\n".join(
+        f"- {agent}: " + ", ".join(f"{name} {value}" for name, value in suite.settings(agent).items())
+        for agent in suite.agents
+        if agent != tables.PRETRAINED
+    )
+    shown = "\n\n".join(f"![{name}]({name}.png)\n*{caption}*" for name, caption in pictures.items())
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchrl", "tensordict"))
+    return f"""# {suite.task}: {", ".join(suite.agents)}
+
+`{command}`
+
+{len(suite.seeds)} seeds; interquartile mean over seeds with bootstrap 95 % interval. Rewards: {reference.unit}.
+Every run ends with {judged.num_samples} sequences from {judged.num_steps} steps. {cost_verdict(results.runs)}{band}
+
+{table}
+
+Probability of improvement of the median held-out reward, with bootstrap 95 % interval:
+
+{improvement}
+
+{shown}
+
+Settings; all others are the defaults of the agents' configurations. Those that differ between agents were chosen by
+`benchmarks/tune.py` on the held-out oracle, with a seed that no run here has and as many configurations for each agent.
+
+{settings}
+
+{packages}, Python {platform.python_version()}, {torch.get_num_threads()} threads, {platform.machine()}.
+"""
+
+
+def _three_mers(sequences: pd.Series, env_id: str) -> NDArray[np.int64]:
+    task = make_task(env_id)
+    return kmer_counts(task.encode(list(sequences)), 3, task.num_tokens).numpy()
+
+
+def _toy_reference(suite: Suite) -> Reference:
+    return Reference(unit="share of the best reward")
+
+
+def _dna_reference(suite: Suite) -> Reference:
+    tables_ = make_task(suite.task).reference
+    likelihood = tables_["log_likelihood_percentiles_dhs_test"]
+    return Reference(
+        unit="predicted HepG2 lentiMPRA activity, log2 RNA/DNA",
+        held_out=tables_["activity_held_out_percentiles_dhs_test"],
+        likelihood_band=(float(likelihood[5]), float(likelihood[95])),
+        kmers=tables_["three_mers_top_0_1_percent"],
+        kmers_name="the most active real sequences",
+    )
+
+
+_REFERENCES = {"DNAEnhancer-v0": _dna_reference, "ToyCTMC-v0": _toy_reference}

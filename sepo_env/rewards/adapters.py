@@ -1,0 +1,259 @@
+"""A function as a reward: checked, optionally spread over processes, floored where it fails, cached."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sepo_env.errors import InvalidArgumentError, RewardError, RewardTimeoutError
+from sepo_env.rewards import isolate
+from sepo_env.rewards.base import Reward, RewardRole, check_tokens
+from sepo_env.rewards.cache import DEFAULT_ENTRIES, ValueCache
+from sepo_env.rewards.functions import RewardFunction
+from sepo_env.rewards.values import Failure, read_values, shorten
+from sepo_env.rewards.workers import WorkerPool
+
+OnError = Literal["raise", "floor"]
+Decode = Callable[[Tensor], list[str]]
+
+_NAMED = 4
+"""Sequences that a message names; more are counted."""
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How a function is called.
+
+    Attributes:
+        workers: processes over which a function of strings is spread; 0 calls it here.
+        timeout: seconds for one batch, with workers only; None waits as long as it takes.
+        on_error: what becomes of a sequence that raises, has no finite value or does not answer in time:
+            ``"raise"`` an error that names it, or score it with the ``"floor"``.
+        floor: the value of such a sequence.
+        cache: keep values: True for 100 000 sequences, or their number.
+
+    Raises:
+        InvalidArgumentError: a value out of range, or options that exclude each other.
+    """
+
+    workers: int = 0
+    timeout: float | None = None
+    on_error: OnError = "raise"
+    floor: float | None = None
+    cache: bool | int = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.workers, int) or isinstance(self.workers, bool) or self.workers < 0:
+            raise InvalidArgumentError(f"workers is a number of processes, 0 or more, not {self.workers!r}.")
+        if self.timeout is not None:
+            if not _is_finite(self.timeout) or self.timeout <= 0:
+                raise InvalidArgumentError(f"timeout is a positive number of seconds, not {self.timeout!r}.")
+            if self.workers == 0:
+                raise InvalidArgumentError(
+                    "a timeout needs worker processes, because a call in this process cannot be stopped; "
+                    "give workers=1 or more."
+                )
+        if self.on_error not in ("raise", "floor"):
+            raise InvalidArgumentError(f"on_error is 'raise' or 'floor', not {self.on_error!r}.")
+        if self.on_error == "floor" and not _is_finite(self.floor):
+            raise InvalidArgumentError(
+                f"on_error='floor' needs a finite value for the sequences that fail, not {self.floor!r}; "
+                "give floor=VALUE, below what a poor sequence scores."
+            )
+        if self.on_error == "raise" and self.floor is not None:
+            raise InvalidArgumentError("a floor is used with on_error='floor' only; give both or neither.")
+
+
+class FunctionReward(Reward):
+    """A function of strings or of tokens as a reward.
+
+    Args:
+        function: what scores a batch, and what it reads.
+        decode: tokens ``(B, L)`` -> ``list[str]``.
+        options: how it is called.
+        role: what the values may be used for.
+
+    Example:
+        >>> reward = FunctionReward(
+        ...     RewardFunction(lambda sequences: [s.count("G") for s in sequences], "strings", "guanines"),
+        ...     decode=lambda tokens: ["".join("ACGT"[t] for t in row) for row in tokens.tolist()],
+        ... )
+        >>> reward(torch.tensor([[2, 2, 0], [1, 2, 3]]))
+        tensor([2., 1.])
+    """
+
+    def __init__(
+        self,
+        function: RewardFunction,
+        *,
+        decode: Decode,
+        options: ScoringOptions | None = None,
+        role: RewardRole = "any",
+    ) -> None:
+        self.function = function
+        self.name = function.name
+        self.role = role
+        self.options = options or ScoringOptions()
+        self._decode = decode
+        if self.options.workers and function.reads != "strings":
+            raise InvalidArgumentError(
+                f"workers={self.options.workers} spreads functions of strings, but the reward {self.name!r} "
+                "reads tokens, which are scored best in one batch; take workers=0."
+            )
+        self._pool = (
+            WorkerPool(function.function, self.name, self.options.workers, self.options.timeout)
+            if self.options.workers
+            else None
+        )
+        entries = DEFAULT_ENTRIES if self.options.cache is True else self.options.cache
+        self._cache = ValueCache(entries) if self.options.cache is not False else None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Return the values ``(B,)`` float32 of ``tokens`` ``(B, L)`` int64.
+
+        Raises:
+            InvalidTokensError, InvalidShapeError: the tokens are not ``(B, L)`` int64.
+            RewardError: the function raised, or its values cannot be used; the message names the sequence.
+            RewardTimeoutError: it did not answer in time.
+        """
+        check_tokens(tokens)
+        with torch.no_grad():
+            return self.score(tokens) if self._cache is None else self._score_cached(tokens, self._cache)
+
+    def score(self, tokens: Tensor) -> Tensor:
+        """Return the values of ``tokens``, every one scored anew."""
+        return self._score_rows(tokens, list(range(tokens.shape[0])))[0]
+
+    def close(self) -> None:
+        """End the worker processes; the next call starts new ones."""
+        if self._pool is not None:
+            self._pool.close()
+        if isinstance(self.function.function, Reward):
+            self.function.function.close()
+
+    def _score_cached(self, tokens: Tensor, cache: ValueCache) -> Tensor:
+        keys = cache.keys(tokens)
+        # Beside the cache, which may hold fewer sequences than the batch has.
+        known = {key: cache.get(key) for key in dict.fromkeys(keys)}
+        rows: dict[bytes, int] = {}
+        for row, key in enumerate(keys):
+            if known[key] is None:
+                rows.setdefault(key, row)
+        values, failed = self._score_rows(tokens, list(rows.values()))
+        for key, row, value in zip(rows, rows.values(), values.tolist(), strict=True):
+            known[key] = value
+            if row not in failed:  # a failure may pass
+                cache.put(key, value)
+        self.cache_hits += len(keys) - len(rows)
+        return torch.tensor([known[key] for key in keys], dtype=torch.float32, device=tokens.device)
+
+    def _score_rows(self, tokens: Tensor, rows: list[int]) -> tuple[Tensor, set[int]]:
+        """Score the given rows; return their values and which of them were given the floor."""
+        values = torch.full((len(rows),), math.nan)
+        if not rows:
+            return values.to(tokens.device), set()
+        batch: Any = tokens if len(rows) == tokens.shape[0] else tokens[rows]
+        if self.function.reads == "strings":
+            batch = self._decode(batch)
+        self.calls += len(rows)
+
+        def show(position: int) -> str:
+            row = rows[position]
+            text = batch[position] if self.function.reads == "strings" else self._decode(tokens[row : row + 1])[0]
+            return f"sequence {row} ({shorten(text)!r}, {len(text)} letters)"
+
+        failures = self._attempt(batch, values, show)
+        if failures and self.options.on_error == "raise":
+            self._raise(failures, len(rows), show)
+        floor = self.options.floor if self.options.floor is not None else math.nan
+        for failure in failures:
+            values[failure.row] = floor
+        self._count_failures(failures, show)
+        return values.to(tokens.device), {rows[failure.row] for failure in failures}
+
+    def _attempt(self, batch: Any, values: Tensor, show: Callable[[int], str]) -> list[Failure]:
+        """Call the function, write what it returns to ``values``, and return the failures by row."""
+        fail_fast = self.options.on_error == "raise"
+        if self._pool is not None:
+            result = self._pool.attempt(batch, fail_fast)
+        else:
+            result = isolate.attempt(self.function.function, batch, fail_fast)
+        if result.batch_error is not None and fail_fast:
+            raise RewardError(
+                f"the reward {self.name!r} raised {_say(result.batch_error)} for several of {len(batch)} sequences "
+                f"together, though for none of them alone; the first is {show(0)}. "
+                "Mend how the function treats a batch."
+            ) from result.batch_error
+        failures = [Failure(row, f"raised {_say(error)}", error) for row, error in result.errors.items()]
+        for start, stop, raw in result.pieces:
+            outcome = read_values(raw, stop - start, self.name, functools.partial(_show_from, show, start))
+            values[start:stop] = outcome.values
+            failures += [Failure(start + f.row, f.cause) for f in outcome.failures]
+        late = f"did not answer within {self.options.timeout} s"
+        failures += [Failure(row, late, timed_out=True) for row in result.unanswered]
+        return sorted(failures, key=lambda failure: failure.row)
+
+    def _raise(self, failures: list[Failure], count: int, show: Callable[[int], str]) -> None:
+        cure = "or score such sequences with on_error='floor' and floor=VALUE."
+        first = next((failure for failure in failures if not failure.timed_out), None)
+        if first is not None:
+            raise RewardError(
+                f"the reward {self.name!r} {first.cause} for {show(first.row)} of {count}; "
+                f"mend the function so that every sequence has a finite value, {cure}"
+            ) from first.error
+        raise RewardTimeoutError(
+            f"the reward {self.name!r} {failures[0].cause} for {len(failures)} of {count} sequences: "
+            f"{_list(failures, show)}; give a longer timeout or more workers, {cure}"
+        )
+
+    def _count_failures(self, failures: list[Failure], show: Callable[[int], str]) -> None:
+        if failures and self.failures == 0:
+            warnings.warn(
+                f"the reward {self.name!r} {failures[0].cause} for {show(failures[0].row)}; it and others that "
+                f"fail are given the floor {self.options.floor}, counted in `failures`, not reported again.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self.failures += len(failures)
+
+
+class ModuleReward(nn.Module):
+    """A torch module as a function of tokens that live anywhere.
+
+    Tokens are moved to the module's device. The module is put in evaluation mode, because dropout would make
+    its values random.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.eval()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return what the module makes of ``tokens`` ``(B, L)``."""
+        weights = next(self.module.parameters(), None)
+        return self.module(tokens if weights is None else tokens.to(weights.device))
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _say(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _show_from(show: Callable[[int], str], start: int, row: int) -> str:
+    return show(start + row)
+
+
+def _list(failures: list[Failure], show: Callable[[int], str]) -> str:
+    named = [show(failure.row) for failure in failures[:_NAMED]]
+    return ", ".join(named) + (f" and {len(failures) - _NAMED} more" if len(failures) > _NAMED else "")

@@ -1,0 +1,273 @@
+"""Sequence-to-function networks, shipped as ensembles: they read DNA and predict one measured quantity."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
+
+Role = Literal["training", "held_out"]
+Architecture = Literal["residual", "pyramid"]
+FORMAT = "sepo_env.oracle/1"
+NUM_NUCLEOTIDES = 4
+
+
+@dataclass(frozen=True)
+class OracleConfig:
+    """The shape of one member of an ensemble.
+
+    Attributes:
+        architecture: ``"residual"`` (dilated residual blocks, attention pooling) or ``"pyramid"``
+            (a tower of max-pooled convolutions, mean pooling).
+        channels: the width of the convolutions.
+        num_outputs: the number of logits of the head.
+        dropout: the share of features dropped in training.
+    """
+
+    architecture: Architecture
+    channels: int = 64
+    num_outputs: int = 1
+    dropout: float = 0.2
+
+
+class _Conv(nn.Conv2d):
+    """A convolution over positions that keeps the length; height 1, because channels last is faster on a CPU."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, dilation: int = 1) -> None:
+        super().__init__(
+            inputs, outputs, (1, size), padding=(0, size // 2 * dilation), dilation=(1, dilation)
+        )
+
+
+class _ResidualBlock(nn.Module):
+    """``h + conv(gelu(norm(h)))``."""
+
+    def __init__(self, channels: int, size: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.conv = _Conv(channels, channels, size, dilation)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = hidden + self.conv(self.dropout(F.gelu(self.norm(hidden))))
+        return out
+
+
+class ResidualOracle(nn.Module):
+    """Residual convolutions at half, then dilated at quarter resolution, pooled by learned attention.
+
+    Shapes:
+        nucleotide weights ``(B, L, 4)`` -> ``(B, num_outputs)``.
+    """
+
+    def __init__(self, config: OracleConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.channels
+        self.stem = _Conv(NUM_NUCLEOTIDES, channels, 15)
+        drop = config.dropout / 2
+        self.fine = _ResidualBlock(channels, 5, 1, drop)
+        self.coarse = nn.Sequential(*(_ResidualBlock(channels, 5, dilation, drop) for dilation in (1, 2, 4)))
+        self.norm = nn.BatchNorm2d(channels)
+        self.attention = nn.Linear(channels, 4)
+        self.head = nn.Sequential(
+            nn.Dropout(config.dropout), nn.Linear(4 * channels, 64), nn.GELU(), nn.Dropout(config.dropout)
+        )
+        self.output = nn.Linear(64, config.num_outputs)
+
+    def forward(self, weights: Tensor) -> Tensor:
+        """Return ``(B, num_outputs)`` logits of the nucleotide weights ``(B, L, 4)``."""
+        hidden = self.fine(F.max_pool2d(self.stem(weights.movedim(-1, 1).unsqueeze(2)), (1, 2)))
+        hidden = self.coarse(F.max_pool2d(hidden, (1, 2)))
+        features = F.gelu(self.norm(hidden)).squeeze(2).mT  # (B, L/4, C)
+        attention = self.attention(features).softmax(dim=1)
+        logits: Tensor = self.output(self.head((attention.mT @ features).flatten(1)))
+        return logits
+
+
+class _Stage(nn.Sequential):
+    """``max_pool(gelu(batch_norm(conv)))``: half the positions."""
+
+    def __init__(self, inputs: int, outputs: int, size: int) -> None:
+        super().__init__(
+            _Conv(inputs, outputs, size), nn.BatchNorm2d(outputs), nn.GELU(), nn.MaxPool2d((1, 2))
+        )
+
+
+class PyramidOracle(nn.Module):
+    """Max-pooled convolutions, each at half the resolution and with more channels than the last; mean pooling.
+
+    Shapes:
+        nucleotide weights ``(B, L, 4)`` -> ``(B, num_outputs)``.
+    """
+
+    def __init__(self, config: OracleConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.channels
+        self.stages = nn.Sequential(
+            _Stage(NUM_NUCLEOTIDES, channels, 11),
+            _Stage(channels, channels, 7),
+            _Stage(channels, channels * 3 // 2, 5),
+            nn.Dropout(config.dropout / 2),
+            _Conv(channels * 3 // 2, 2 * channels, 5),
+            nn.BatchNorm2d(2 * channels),
+            nn.GELU(),
+        )
+        self.head = nn.Sequential(
+            nn.Dropout(config.dropout), nn.Linear(2 * channels, 64), nn.GELU(), nn.Dropout(config.dropout)
+        )
+        self.output = nn.Linear(64, config.num_outputs)
+
+    def forward(self, weights: Tensor) -> Tensor:
+        """Return ``(B, num_outputs)`` logits of the nucleotide weights ``(B, L, 4)``."""
+        hidden = self.stages(weights.movedim(-1, 1).unsqueeze(2))
+        logits: Tensor = self.output(self.head(hidden.mean(dim=(2, 3))))
+        return logits
+
+
+_MEMBERS: dict[str, type[ResidualOracle] | type[PyramidOracle]] = {
+    "residual": ResidualOracle,
+    "pyramid": PyramidOracle,
+}
+
+
+def build_member(config: OracleConfig) -> ResidualOracle | PyramidOracle:
+    """Return an untrained network of the configured architecture."""
+    return _MEMBERS[config.architecture](config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class OracleEnsemble(nn.Module):
+    r"""Networks of one architecture trained from different seeds on different folds of one data set.
+
+    A member predicts :math:`\mu + \sigma f_m(x)` (a regression) or :math:`\mathrm{softmax}(f_m(x))_c` (a class
+    probability). Where ``both_strands`` holds, it is the mean of the predictions for the sequence and its reverse
+    complement, so that the two get exactly the same value.
+
+    Shapes:
+        tokens ``(B, L)`` int64, A C G T = 0..3 -> ``(M, B)`` float32, one row a member.
+
+    Attributes:
+        role: ``"training"`` (agents may optimise it) or ``"held_out"`` (it only judges).
+        quantity: what is predicted, in words.
+        units: of the prediction.
+
+    Raises:
+        InvalidTokensError: tokens that are not nucleotides.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        config: OracleConfig,
+        *,
+        role: Role,
+        quantity: str,
+        units: str,
+        mean: float = 0.0,
+        scale: float = 1.0,
+        output_class: int | None = None,
+        both_strands: bool = True,
+    ) -> None:
+        super().__init__()
+        if role not in get_args(Role):
+            raise InvalidArgumentError(f"the role of an oracle is one of {get_args(Role)}, not {role!r}")
+        self.members = nn.ModuleList(members)
+        self.config = config
+        self.role: Role = role
+        self.quantity = quantity
+        self.units = units
+        self.mean = mean
+        self.scale = scale
+        self.output_class = output_class
+        self.both_strands = both_strands
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the members' predictions ``(M, B)`` for ``tokens`` ``(B, L)``."""
+        if tokens.ndim != 2 or tokens.dtype != torch.int64:
+            raise InvalidTokensError(
+                f"an oracle reads int64 tokens of shape (B, L), but got {tokens.dtype} {tuple(tokens.shape)}"
+            )
+        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < NUM_NUCLEOTIDES):
+            raise InvalidTokensError(
+                f"an oracle reads A, C, G, T as 0..3, but got tokens in {int(tokens.min())}..{int(tokens.max())}; "
+                "finish denoising before scoring (MASK is no nucleotide)"
+            )
+        return self.predict_weights(F.one_hot(tokens, NUM_NUCLEOTIDES).float())
+
+    def predict_weights(self, weights: Tensor) -> Tensor:
+        """Return ``(M, B)`` for nucleotide weights ``(B, L, 4)``, differentiably; one-hot rows are a sequence."""
+        predictions = self._predict(weights)
+        if self.both_strands:
+            # Complementing A C G T = 0..3 reverses the channels, as the other strand reverses the positions.
+            predictions = (predictions + self._predict(weights.flip(1, 2))) / 2
+        return predictions
+
+    def _predict(self, weights: Tensor) -> Tensor:
+        logits = torch.stack([member(weights) for member in self.members])  # (M, B, outputs)
+        if self.output_class is None:
+            return self.mean + self.scale * logits.squeeze(-1)
+        return logits.softmax(dim=-1)[..., self.output_class]
+
+    def description(self) -> dict[str, Any]:
+        """Return everything but the weights, as JSON can hold it."""
+        return {
+            "config": asdict(self.config),
+            "num_members": len(self.members),
+            "role": self.role,
+            "quantity": self.quantity,
+            "units": self.units,
+            "mean": self.mean,
+            "scale": self.scale,
+            "output_class": self.output_class,
+            "both_strands": self.both_strands,
+        }
+
+
+def load_oracle(path: str | os.PathLike[str]) -> OracleEnsemble:
+    """Read an ensemble from safetensors, on the CPU, in float32, in evaluation mode and frozen.
+
+    Raises:
+        CheckpointError: no such file, not an oracle, or tensors that differ from what its description asks for.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(path, "there is no such file", "check the path")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise CheckpointError(
+            path, f"not a whole safetensors file ({error})", "copy or download it again"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            path,
+            f"expected the format {FORMAT!r}, found {metadata.get('format')!r}",
+            "give a file written by sepo_env.assets.build.oracles",
+        )
+    description = json.loads(metadata["description"])
+    config = OracleConfig(**description.pop("config"))
+    members = [build_member(config) for _ in range(description.pop("num_members"))]
+    oracle = OracleEnsemble(members, config, **description)
+    expected = oracle.state_dict()
+    shapes = {key: tuple(value.shape) for key, value in expected.items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    if shapes != found:
+        differing = sorted(key for key in shapes.keys() | found.keys() if shapes.get(key) != found.get(key))
+        key = differing[0]
+        raise CheckpointError(
+            path,
+            f"{len(differing)} tensors differ, first {key}: expected {shapes.get(key)}, found {found.get(key)}",
+            "use the version that wrote the file",
+        )
+    oracle.load_state_dict(tensors)
+    return oracle.eval().requires_grad_(False)

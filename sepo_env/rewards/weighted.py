@@ -1,0 +1,121 @@
+"""Weighted sums of rewards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from sepo_env.errors import HeldOutRewardError, InvalidArgumentError
+from sepo_env.rewards.base import Reward, RewardRole, check_tokens
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """One summand: ``weight`` times ``reward``, called ``name`` in `Reward.terms`."""
+
+    name: str
+    weight: float
+    reward: Reward
+
+
+class WeightedSum(Reward):
+    r"""The sum :math:`R(x) = \sum_j w_j R_j(x)`.
+
+    `terms` gives each :math:`R_j` by name, without its weight, and the sum as ``"reward"``. A weight of 0 shows
+    a term without optimising it. Terms that share a name, or are called "reward", are numbered. `calls` counts a
+    sequence once, however many terms read it.
+
+    Args:
+        terms: the summands, at least one.
+        name: of the sum.
+
+    Raises:
+        InvalidArgumentError: no terms, or a weight that is not a finite number.
+        HeldOutRewardError: a held-out term beside a training one: such a sum may be used for neither.
+    """
+
+    def __init__(self, terms: Sequence[WeightedTerm], name: str = "weighted sum") -> None:
+        if not terms:
+            raise InvalidArgumentError("a weighted sum has at least one term, such as {'gc': 1.0}.")
+        self.name = name
+        self._terms = tuple(
+            WeightedTerm(term_name, _finite(term), term.reward)
+            for term_name, term in zip(_distinct([term.name for term in terms]), terms, strict=True)
+        )
+        self.role = self._common_role()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term."""
+        return {term.name: term.weight for term in self._terms}
+
+    @property
+    def rewards(self) -> dict[str, Reward]:
+        """The reward of each term."""
+        return {term.name: term.reward for term in self._terms}
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Return the weighted sums ``(B,)`` float32."""
+        check_tokens(tokens)
+        return self.score(tokens)
+
+    def score(self, tokens: Tensor) -> Tensor:
+        """Return the weighted sums ``(B,)`` float32."""
+        return self.terms(tokens)["reward"]
+
+    def terms(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Return each term's values without their weight, and the sum as ``"reward"``."""
+        rewards = [term.reward for term in self._terms]
+        calls, failures = [reward.calls for reward in rewards], [reward.failures for reward in rewards]
+        values = {term.name: term.reward(tokens) for term in self._terms}
+        scored = max(reward.calls - before for reward, before in zip(rewards, calls, strict=True))
+        self.calls += scored
+        self.cache_hits += tokens.shape[0] - scored
+        self.failures += sum(reward.failures - before for reward, before in zip(rewards, failures, strict=True))
+        weighted = [term.weight * values[term.name] for term in self._terms]
+        return {**values, "reward": torch.stack(weighted).sum(0)}
+
+    def close(self) -> None:
+        """Close every term."""
+        for term in self._terms:
+            term.reward.close()
+
+    def _common_role(self) -> RewardRole:
+        names: dict[RewardRole, str] = {term.reward.role: term.name for term in self._terms}
+        if "held_out" in names and "training" in names:
+            raise HeldOutRewardError(
+                f"a weighted sum of the held-out reward {names['held_out']!r} and the training reward "
+                f"{names['training']!r} could neither train nor judge; leave one of them out."
+            )
+        if "held_out" in names:
+            return "held_out"
+        return "training" if "training" in names else "any"
+
+
+def _finite(term: WeightedTerm) -> float:
+    weight = term.weight
+    if not isinstance(weight, Real) or isinstance(weight, bool) or not math.isfinite(weight):
+        raise InvalidArgumentError(f"the weight of {term.name!r} is {weight!r}; give a finite number.")
+    return float(weight)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Number the names that occur again.
+
+    >>> _distinct(["gc", "gc", "reward"])
+    ['gc', 'gc_2', 'reward_2']
+    """
+    taken = {"reward"}
+    distinct = []
+    for name in names:
+        number, candidate = 2, name
+        while candidate in taken:
+            number, candidate = number + 1, f"{name}_{number}"
+        taken.add(candidate)
+        distinct.append(candidate)
+    return distinct

@@ -1,0 +1,199 @@
+"""A world small enough to know everything about it: exact laws, exact objectives, exact gradients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sepo_env.denoisers import Denoiser, Parameterisation, TabularDenoiser
+from sepo_env.diffusion import DiffusionProcess, Schedule, make_graph, make_schedule
+from sepo_env.diffusion.enumeration import all_states, ancestral_law, expected_reward, first_hitting_law, state_index
+from sepo_env.diffusion.process import DenoiserLike
+from sepo_env.diffusion.random import uniforms
+from sepo_env.errors import InvalidArgumentError
+from sepo_env.rewards import Reward
+from sepo_env.tasks.base import Task
+
+_LETTERS = "ABCD"
+
+
+class TableReward(Reward):
+    """A reward that looks each sequence up in a table over all ``V ** L`` of them.
+
+    Args:
+        table: values in the order of `sepo_env.diffusion.enumeration.all_states`, ``(V ** L,)``.
+        num_tokens: V.
+    """
+
+    name = "table"
+
+    def __init__(self, table: Tensor, num_tokens: int) -> None:
+        self.table = table
+        self.num_tokens = num_tokens
+
+    def score(self, tokens: Tensor) -> Tensor:
+        return self.table.to(tokens.device)[state_index(tokens, self.num_tokens)]
+
+
+class TokenShare(Reward):
+    """The share of positions that hold token 0."""
+
+    name = "share_of_a"
+
+    def score(self, tokens: Tensor) -> Tensor:
+        return (tokens == 0).float().mean(-1)
+
+
+class ToyTask(Task):
+    r"""Sequences of 2 to 6 letters, a tabular denoiser and a known reward for each sequence.
+
+    The reward is a sum of preferences of single positions and of noise on whole sequences, scaled to 0 (worst) .. 1
+    (best), so that local search alone does not find the best one. Rewards: ``"table"`` (training and judging alike),
+    ``"share_of_a"``.
+
+    Args:
+        num_tokens: V, 2 to 4.
+        length: L, 2 to 6.
+        graph: ``"absorbing"`` or ``"uniform"``.
+        schedule: name of a noise schedule, or one.
+        num_steps: K.
+        parameterisation: what the denoiser's table means.
+        prompted: start each episode from a prompt: one position, drawn with its token from the episode's key.
+        seed: of the denoiser's table and of the reward's.
+        denoiser: another denoiser of the same space.
+
+    Raises:
+        InvalidArgumentError: V or L out of range.
+
+    >>> task = ToyTask(num_tokens=2, length=3)
+    >>> law = task.exact_law(task.denoiser)
+    >>> law.shape, round(float(law.sum()), 6), task.best_return
+    (torch.Size([8]), 1.0, 1.0)
+    """
+
+    training_reward = "table"
+    held_out_reward = "table"
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int = 3,
+        length: int = 4,
+        graph: str = "absorbing",
+        schedule: str | Schedule = "log-linear",
+        num_steps: int = 8,
+        parameterisation: Parameterisation = "posterior",
+        prompted: bool = False,
+        seed: int = 0,
+        denoiser: Denoiser | str | os.PathLike[str] | None = None,
+    ) -> None:
+        if not (2 <= num_tokens <= 4 and 2 <= length <= 6):
+            raise InvalidArgumentError(
+                f"the toy has 2 to 4 tokens and 2 to 6 positions, so that it can be enumerated; got {num_tokens} and "
+                f"{length}."
+            )
+        super().__init__(
+            name="toy",
+            alphabet=_LETTERS[:num_tokens],
+            length=length,
+            process=DiffusionProcess(make_graph(graph, num_tokens), make_schedule(schedule)),
+            num_steps=num_steps,
+            denoiser=denoiser,
+        )
+        self.conditional = prompted
+        self.parameterisation: Parameterisation = parameterisation
+        self.seed = seed
+        self.reward_table = self._draw_reward_table()
+
+    def _draw_reward_table(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        states = all_states(self.num_tokens, self.length)
+        preferences = torch.randn(self.length, self.num_tokens, generator=generator)
+        table = preferences[torch.arange(self.length), states].sum(-1)
+        table = table + torch.randn(len(states), generator=generator)
+        return (table - table.min()) / (table.max() - table.min())
+
+    def _load_default_denoiser(self) -> Denoiser:
+        generator = torch.Generator().manual_seed(self.seed)
+        return TabularDenoiser(
+            self.num_tokens, self.length, self.process.graph.vocab_size, self.parameterisation, generator
+        )
+
+    def rewards(self) -> Mapping[str, Callable[[], Reward]]:
+        return {"table": partial(TableReward, self.reward_table, self.num_tokens), "share_of_a": TokenShare}
+
+    def metrics(self, tokens: Tensor, **options: Any) -> dict[str, float]:
+        """Median reward and the diversity of `Task.diversity`; takes no options."""
+        median = float(self.judge(**options)(tokens).median())
+        return {"training_median": median, "held_out_median": median, **self.diversity(tokens)}
+
+    def prompt(self, keys: Tensor) -> Tensor | None:
+        if not self.conditional:
+            return None
+        # Counter 0 belongs to the prior, which a prompt overwrites; -1 is no step's.
+        place, letter = uniforms(keys, -1, 2).unbind(-1)
+        free = torch.full((len(keys), self.length), self.num_tokens, device=keys.device)
+        position = (place * self.length).long()
+        return free.scatter(1, position[:, None], (letter * self.num_tokens).long()[:, None])
+
+    def all_prompts(self) -> Tensor:
+        """Every prompt that `prompt` may draw, each equally likely, int64 ``(P, L)``; one free row if unconditional."""
+        free = torch.full((self.length, self.length), self.num_tokens)
+        if not self.conditional:
+            return free[:1]
+        return torch.cat([free.diagonal_scatter(torch.full((self.length,), v)) for v in range(self.num_tokens)])
+
+    def exact_law(
+        self,
+        denoiser: DenoiserLike,
+        num_steps: int | None = None,
+        *,
+        sampler: Literal["k-step", "first-hitting"] = "k-step",
+        prompt: Tensor | None = None,
+    ) -> Tensor:
+        r"""The exact law :math:`\pi(x_0)` of what a denoiser samples, prompts averaged over unless one is given.
+
+        Args:
+            denoiser: the policy.
+            num_steps: K, the task's own if None; first-hitting has none.
+            sampler: ``"k-step"`` (ancestral) or ``"first-hitting"``.
+            prompt: int64 ``(L,)``, visible tokens where given, the id V where free.
+
+        Returns:
+            float64 ``(V ** L,)`` in the order of `sepo_env.diffusion.enumeration.all_states`, summing to 1 and
+            differentiable in the denoiser's parameters.
+        """
+        prompts = self.all_prompts() if prompt is None else prompt[None]
+        if sampler == "first-hitting":
+            laws = [first_hitting_law(self.process, denoiser, self.length, row) for row in prompts]
+        else:
+            steps = self.num_steps if num_steps is None else num_steps
+            laws = [ancestral_law(self.process, denoiser, self.length, steps, prompt=row) for row in prompts]
+        return torch.stack(laws).mean(0)
+
+    def exact_return(self, denoiser: DenoiserLike, num_steps: int | None = None, **options: Any) -> Tensor:
+        r"""The exact objective :math:`J = \sum_x \pi(x) R(x)`, float64 ``()``; options as for `exact_law`."""
+        return expected_reward(self.exact_law(denoiser, num_steps, **options), self.reward_table)
+
+    def exact_gradient(
+        self, denoiser: Denoiser, num_steps: int | None = None, **options: Any
+    ) -> dict[str, Tensor]:
+        r"""The exact :math:`\nabla_\theta J`, by name of the parameter; options as for `exact_law`."""
+        parameters = dict(denoiser.named_parameters())
+        gradients = torch.autograd.grad(
+            self.exact_return(denoiser, num_steps, **options), list(parameters.values()), materialize_grads=True
+        )
+        return dict(zip(parameters, gradients, strict=True))
+
+    @property
+    def best_return(self) -> float:
+        """The largest J that any policy reaches: the best reward, averaged over prompts."""
+        states = all_states(self.num_tokens, self.length)
+        prompts = self.all_prompts()[:, None]
+        allowed = ((prompts == states) | (prompts == self.num_tokens)).all(-1)
+        return float(self.reward_table.expand_as(allowed).masked_fill(~allowed, -torch.inf).amax(-1).mean())
