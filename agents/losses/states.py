@@ -87,7 +87,8 @@ class StateEvaluation:
     def fill_prob(self) -> Tensor:
         r"""Probability that a mask is filled in the step, float64 ``(N,)``; 0 where there is none.
 
-        :math:`(\alpha_s - \alpha_t)/(1 - \alpha_t)`. A trajectory that has no mask left may stand still at t = s = 0, where the formula is 0/0.
+        :math:`(\alpha_s - \alpha_t)/(1 - \alpha_t)`. A trajectory that has no mask left may stand still at
+        t = s = 0, where the formula is 0/0.
         """
         filled = self.process.unmask_prob(self.states.t, self.states.s)
         return torch.where(self.free.any(dim=-1), filled, torch.zeros_like(filled))

@@ -154,7 +154,7 @@ _TOY = Suite(
         "num_steps": 12,
         "eval_every": 5,
         "eval_samples": 64,
-        "learning_rate": 0.02,
+        "learning_rate": 0.05,
         "kl_coeff": 0.001,
     },
     tuned={"ppo": {"inner_epochs": 2}, "ddpo": {"inner_epochs": 2}},

@@ -74,6 +74,7 @@ def save_denoiser(
     os.close(handle)
     try:
         save_file(tensors, temporary, metadata=metadata)
+        os.chmod(temporary, 0o644)  # a temporary file starts readable for its owner only
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)

@@ -92,7 +92,9 @@ class Dynamics:
             raise UnknownNameError("sampler", sampler, SAMPLERS)
         absorbing = isinstance(process.graph, Absorbing)
         if remask and not absorbing:
-            raise InvalidArgumentError("remask=True needs an absorbing graph; a uniform graph has no MASK to go back to.")
+            raise InvalidArgumentError(
+                "remask=True needs an absorbing graph; a uniform graph has no MASK to go back to."
+            )
         if sampler == "first-hitting" and (remask or not absorbing):
             raise InvalidArgumentError(
                 "the first-hitting sampler ends when the last mask is gone, so it needs an absorbing graph without "
@@ -157,7 +159,7 @@ class Dynamics:
         return state.step >= self.horizon
 
     def clock_step(self, state: State) -> Tensor:
-        r"""Advance :math:`\Delta\Lambda` of the action clock in the coming k-step, ``(B,)``; 0 for finished episodes."""
+        r"""Advance :math:`\Delta\Lambda` of the action clock in the coming k-step, ``(B,)``; 0 if finished."""
         return self._clock_steps[state.step]
 
     def next_time(self, state: State) -> Tensor:
@@ -243,8 +245,8 @@ class Dynamics:
             env, position, token = (int(i) for i in bad.nonzero()[0])
             raise InvalidActionError(
                 f"environment {env}, position {position}, token {self._letter(token)}: the rate is "
-                f"{float(rates[env, position, token])}, but rates are finite and not negative; map scores to rates with "
-                "softmax, softplus or exp."
+                f"{float(rates[env, position, token])}, but rates are finite and not negative; map scores to rates "
+                "with softmax, softplus or exp."
             )
         if not bool(self._demanding(state).any()):
             return

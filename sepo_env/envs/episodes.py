@@ -128,6 +128,11 @@ class Episodes:
         self.seeded = False
         self.state: State | None = None
 
+    @property
+    def action_shape(self) -> tuple[int, int, int]:
+        """Shape of an action, ``(B, L, A)``: A is V, or V + 1 with re-masking."""
+        return self.num_envs, self.task.length, self.dynamics.num_actions
+
     def seed(self, seeds: Sequence[int | None]) -> None:
         """Restart the random stream of every row that gets a seed; None goes on with the old one."""
         for row, seed in enumerate(seeds):

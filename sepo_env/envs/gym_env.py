@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -83,15 +83,15 @@ class DiffusionEnv(gym.Env[Observation, Rates]):
     * v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": RENDER_MODES, "render_fps": 30}
+    metadata = {"render_modes": RENDER_MODES, "render_fps": 30}  # noqa: RUF012 - as Gymnasium declares it
 
     def __init__(self, task: str | Task, *, render_mode: str | None = None, **options: Any) -> None:
         check_render_mode(render_mode)
         self.render_mode = render_mode
         self.episodes = Episodes(task, 1, **options)
         self.task = self.episodes.task
-        self.action_space = spaces.action_space(self.episodes)
-        self.observation_space = spaces.observation_space(self.episodes)
+        self.action_space = cast("gym.Space[Rates]", spaces.action_space(self.episodes))
+        self.observation_space = cast("gym.Space[Observation]", spaces.observation_space(self.episodes))
         self._running = False
         self._history = make_history(self.episodes, render_mode)
 
@@ -114,17 +114,23 @@ class DiffusionEnv(gym.Env[Observation, Rates]):
         """Hold the rates ``action`` ``(L, A)`` over one step; see Action Space."""
         if not self._running:
             raise ResetNeeded("there is no running episode; call reset() before step().")
-        outcome = self.episodes.step(as_rates(action, self.action_space.shape, self.episodes)[None])
+        outcome = self.episodes.step(as_rates(action, self.episodes.action_shape[1:], self.episodes.device)[None])
         terminated = bool(outcome.terminated[0])
         self._running = not terminated
-        return self._observe(), float(outcome.reward[0]), terminated, False, final_infos(outcome)[0] if terminated else {}
+        return (
+            self._observe(),
+            float(outcome.reward[0]),
+            terminated,
+            False,
+            final_infos(outcome)[0] if terminated else {},
+        )
 
     def pretrained_action(self) -> Rates:
         """The pretrained denoiser's action in the present state, float32 ``(L, A)``: its ancestral sampler."""
         action: Rates = self.episodes.pretrained_rates()[0].cpu().numpy()
         return action
 
-    def render(self) -> str | Image | None:  # type: ignore[override]
+    def render(self) -> str | Image | None:
         """The present state as text or as a picture, by ``render_mode``."""
         if self._history is None:
             gym.logger.warn(
@@ -159,18 +165,20 @@ def check_render_mode(render_mode: str | None) -> None:
         raise UnknownNameError("render_mode", render_mode, RENDER_MODES)
 
 
-def as_rates(action: Any, shape: tuple[int, ...], episodes: Episodes) -> torch.Tensor:
-    """An action of numpy as a tensor on the device of the episodes.
+def as_rates(actions: Any, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Actions of numpy as a tensor on the device of the episodes.
 
     Raises:
-        InvalidActionError: another shape than that of the action space, or no numbers.
+        InvalidActionError: another shape than that of the action space, or another dtype than float32.
     """
-    array = np.asarray(action)
+    array = np.asarray(actions)
     if array.shape != shape:
-        raise InvalidActionError(f"the action has shape {array.shape}, expected {shape}: rates for each token.")
+        raise InvalidActionError(
+            f"the action has shape {array.shape}, expected {shape}: a rate for each position and token."
+        )
     if array.dtype != np.float32:
         raise InvalidActionError(f"the action has dtype {array.dtype}, expected float32; use .astype(np.float32).")
-    return torch.from_numpy(np.ascontiguousarray(array)).to(episodes.device)
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 def final_infos(outcome: Outcome) -> list[dict[str, Any]]:

@@ -27,7 +27,10 @@ _PALETTE = (
 """The first four are the usual colours of A, C, G and T; further tokens take lighter rounds of the eight."""
 
 _WIDTH, _HEIGHT = 800, 480
-"""Pixels that the token-by-time part fills at most, as whole pixels a cell allow."""
+"""Pixels that the token-by-time part fills at most, as whole pixels a cell allow; long sequences take one a token."""
+_LARGEST_CELL, _FRAMED_CELL = 48, 12
+_STRIP = 20
+"""Height of the present sequence below, at least."""
 _MARGIN = 12
 
 Tokens = npt.NDArray[np.int64]
@@ -104,11 +107,20 @@ class History:
         """
         grid = self._colours[self._tokens[env]]
         rows, length = grid.shape[:2]
-        cell_width, cell_height = max(1, _WIDTH // length), max(1, _HEIGHT // rows)
-        upper = grid.repeat(cell_height, axis=0).repeat(cell_width, axis=1)
-        present = grid[self._latest[env]][None].repeat(max(16, 2 * cell_height), axis=0).repeat(cell_width, axis=1)
-        gap = np.full((_MARGIN // 2, upper.shape[1], 3), _BACKGROUND, dtype=np.uint8)
-        body = np.concatenate([upper, gap, present])
+        width, height = (min(_LARGEST_CELL, max(1, size)) for size in (_WIDTH // length, _HEIGHT // rows))
+        upper = _paint(grid, width, height)
+        present = _paint(grid[self._latest[env]][None], width, max(_STRIP, height))
+        gap = np.full((_MARGIN, upper.shape[1], 3), _BACKGROUND, dtype=np.uint8)
         border: Any = ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0))
-        picture: Image = np.pad(body, border, constant_values=255)
+        picture: Image = np.pad(np.concatenate([upper, gap, present]), border, constant_values=255)
         return picture
+
+
+def _paint(colours: Image, width: int, height: int) -> Image:
+    """Colours ``(rows, columns, 3)`` as cells of ``width x height`` pixels, with a thin frame where there is room."""
+    image: Image = colours.repeat(height, axis=0).repeat(width, axis=1)
+    if min(width, height) >= _FRAMED_CELL:
+        for offset in (0, -1):
+            image[offset % height :: height] = _BACKGROUND
+            image[:, offset % width :: width] = _BACKGROUND
+    return image

@@ -13,7 +13,7 @@ from sepo_env.envs.episodes import Episodes
 _LARGEST_RATE = float(np.finfo(np.float32).max)
 
 
-def rate_space(shape: tuple[int, ...]) -> spaces.Box:
+def rate_space(shape: tuple[int, ...]) -> spaces.Box[np.float32]:
     """All finite non-negative float32 rates; random ones are exponential with mean 1.
 
     The upper bound is the largest float32, because an infinite rate is no action. Without ``bounded_above`` a Box
@@ -24,12 +24,12 @@ def rate_space(shape: tuple[int, ...]) -> spaces.Box:
     return space
 
 
-def action_space(episodes: Episodes) -> spaces.Box:
+def action_space(episodes: Episodes) -> spaces.Box[np.float32]:
     """Rates of one environment, float32 ``(L, A)``."""
-    return rate_space((episodes.task.length, episodes.dynamics.num_actions))
+    return rate_space(episodes.action_shape[1:])
 
 
-def observation_space(episodes: Episodes) -> spaces.Dict:
+def observation_space(episodes: Episodes) -> spaces.Dict[Any]:
     """Tokens, time and, if conditional, the prompt mask of one environment."""
     length = episodes.task.length
     last_token = episodes.task.process.graph.vocab_size - 1
@@ -43,7 +43,7 @@ def observation_space(episodes: Episodes) -> spaces.Dict:
 
 
 def observation(state: State, conditional: bool) -> dict[str, np.ndarray[Any, Any]]:
-    """What B agents see: tokens int64 ``(B, L)``, time float32 ``(B, 1)``, if conditional prompt_mask int8 ``(B, L)``."""
+    """What B agents see: tokens int64 ``(B, L)``, time float32 ``(B, 1)``, prompt_mask int8 ``(B, L)``."""
     seen = {
         "tokens": np.array(state.tokens.cpu().numpy()),
         "time": state.time[:, None].cpu().numpy().astype(np.float32),

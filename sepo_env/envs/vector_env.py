@@ -63,9 +63,9 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
 
     ## Episode End
 
-    With ``autoreset_mode=AutoresetMode.SAME_STEP``, the default, an environment that ends starts its next episode within
-    the same step; ``info["final_obs"]`` and ``info["final_info"]`` then hold the end of the last one (the latter repeats
-    the final observation by name). With ``AutoresetMode.DISABLED`` the caller resets it by ``reset_mask``.
+    With ``autoreset_mode=AutoresetMode.SAME_STEP``, the default, an environment that ends starts its next episode
+    within the same step; ``info["final_obs"]`` and ``info["final_info"]`` then hold the end of the last one (the latter
+    repeats the final observation by name). With ``AutoresetMode.DISABLED`` the caller resets it by ``reset_mask``.
 
     ## Arguments
 
@@ -108,7 +108,7 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
         self.task = self.episodes.task
         self.single_action_space = spaces.action_space(self.episodes)
         self.single_observation_space = spaces.observation_space(self.episodes)
-        self.action_space = spaces.rate_space((num_envs, *self.single_action_space.shape))
+        self.action_space = spaces.rate_space(self.episodes.action_shape)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._running = np.zeros(num_envs, dtype=np.bool_)
         self._history = make_history(self.episodes, render_mode)
@@ -132,7 +132,7 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
             raise ResetNeeded(
                 f"environment {over} has no running episode; call reset(), or reset(options={{'reset_mask': ...}})."
             )
-        outcome = self.episodes.step(as_rates(actions, self.action_space.shape, self.episodes))
+        outcome = self.episodes.step(as_rates(actions, self.episodes.action_shape, self.episodes.device))
         terminated = outcome.terminated.cpu().numpy().copy()
         rewards = outcome.reward.cpu().numpy().astype(np.float64)
         self._running = ~terminated
@@ -160,7 +160,7 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
         actions: Rates = self.episodes.pretrained_rates().cpu().numpy()
         return actions
 
-    def render(self) -> tuple[str | Image, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[str | Image, ...] | None:
         """The present states as texts or pictures, by ``render_mode``, one for each environment."""
         if self._history is None:
             gym.logger.warn("render() needs a render_mode; make the environments with 'ansi' or 'rgb_array'.")
@@ -186,7 +186,7 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
         rows = np.asarray(reset_mask)
         if rows.shape != (self.num_envs,) or rows.dtype != np.bool_ or not rows.any():
             raise InvalidArgumentError(
-                f"reset_mask is {rows.dtype} of shape {rows.shape}; give bool of shape ({self.num_envs},), not all False."
+                f"reset_mask is {rows.dtype} of shape {rows.shape}; give bool ({self.num_envs},), not all False."
             )
         return rows.copy()
 
@@ -200,7 +200,9 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
             return [first + env for env in range(self.num_envs)]
         seeds = list(seed)
         if len(seeds) != self.num_envs:
-            raise InvalidArgumentError(f"{len(seeds)} seeds for {self.num_envs} environments; give one (or None) for each.")
+            raise InvalidArgumentError(
+                f"{len(seeds)} seeds for {self.num_envs} environments; give one (or None) for each."
+            )
         super().reset(seed=next((own for own in seeds if own is not None), None))
         return seeds
 

@@ -30,9 +30,9 @@ def choices_to_rates(choices: Choices, episodes: Episodes) -> Rates:
     r"""Token choices ``(B, L)`` -> rates ``(B, L, A)``.
 
     Choice v < A gives token v the rate 1 and all others 0: a masked position then jumps to v with the ancestral
-    probability of the step, :math:`(\alpha_s - \alpha_t)/(1 - \alpha_t)`, and waits otherwise. Choice A is to wait: rate
-    0. Where waiting is impossible it means rate 1 for every visible token, so a uniformly random one: on the last step
-    of a masked chain, and in first-hitting where every mask waits.
+    probability of the step, :math:`(\alpha_s - \alpha_t)/(1 - \alpha_t)`, and waits otherwise. Choice A is to wait:
+    rate 0. Where waiting is impossible it means rate 1 for every visible token, so a uniformly random one: on the last
+    step of a masked chain, and in first-hitting where every mask waits.
 
     Raises:
         InvalidActionError: another shape or dtype, or a choice outside of 0 .. A.
@@ -41,7 +41,7 @@ def choices_to_rates(choices: Choices, episodes: Episodes) -> Rates:
     expected = (episodes.num_envs, episodes.task.length)
     if choices.shape != expected or not np.issubdtype(choices.dtype, np.integer):
         raise InvalidActionError(f"the choices are {choices.dtype} {choices.shape}, expected integers {expected}.")
-    if choices.size and not (0 <= choices.min() and choices.max() <= num_actions):
+    if choices.size and (choices.min() < 0 or choices.max() > num_actions):
         env, position = np.argwhere((choices < 0) | (choices > num_actions))[0]
         raise InvalidActionError(
             f"environment {env}, position {position}: choice {choices[env, position]} is none of 0 to {num_actions} "
@@ -79,7 +79,7 @@ def logits_to_rates(logits: Logits, episodes: Episodes) -> Rates:
 def step_divergence(rates: Rates, episodes: Episodes) -> npt.NDArray[np.float64]:
     """Divergence of the coming step's law under ``rates`` ``(B, L, A)`` from the pretrained one, nats, ``(B,)``."""
     dynamics, state = episodes.dynamics, episodes.running_state()
-    action = as_rates(rates, (episodes.num_envs, episodes.task.length, dynamics.num_actions), episodes)
+    action = as_rates(rates, episodes.action_shape, episodes.device)
     dynamics.validate_action(state, action)
     law = dynamics.law(state, action)
     reference: StepLaw = dynamics.law(state, episodes.pretrained_rates())
@@ -92,8 +92,8 @@ class KLPenalty(gym.Wrapper[Observation, Rates, Observation, Rates], RecordConst
     .. math:: r_k \leftarrow r_k - c\, \mathrm{KL}\left( q(x_s | x_t; a) \,\|\, q(x_s | x_t; a_{pre}) \right)
 
     The divergences of an episode add up to one draw of the path divergence, which bounds that of the finished
-    sequences. ``info["kl"]`` holds each step's, in nats. It evaluates the denoiser once a step. Other action wrappers go
-    around this one.
+    sequences. ``info["kl"]`` holds each step's, in nats. It evaluates the denoiser once a step. Other action wrappers
+    go around this one.
 
     Args:
         env: an environment with the k-step sampler.
@@ -120,9 +120,7 @@ class KLPenalty(gym.Wrapper[Observation, Rates, Observation, Rates], RecordConst
 class VectorKLPenalty(gym.vector.VectorWrapper[Observation, Rates, Observation, Rates, npt.NDArray[Any]]):
     """`KLPenalty` for B environments; ``info["kl"]`` is float64 ``(B,)``."""
 
-    def __init__(
-        self, env: gym.vector.VectorEnv[Observation, Rates, npt.NDArray[Any]], coefficient: float
-    ) -> None:
+    def __init__(self, env: gym.vector.VectorEnv[Observation, Rates, npt.NDArray[Any]], coefficient: float) -> None:
         super().__init__(env)
         self.autoreset_mode = _vector(env).autoreset_mode
         self._episodes = _vector(env).episodes
@@ -192,9 +190,11 @@ class VectorTokenAction(gym.vector.VectorActionWrapper[Observation, Choices, Rat
         super().__init__(env)
         self.autoreset_mode = _vector(env).autoreset_mode
         self._episodes = _vector(env).episodes
-        choices = [self._episodes.dynamics.num_actions + 1] * self._episodes.task.length
-        self.single_action_space = spaces.MultiDiscrete(choices)
-        self.action_space = spaces.MultiDiscrete([choices] * self._episodes.num_envs)
+        choices = np.full(
+            (self._episodes.num_envs, self._episodes.task.length), self._episodes.dynamics.num_actions + 1
+        )
+        self.single_action_space = spaces.MultiDiscrete(choices[0])
+        self.action_space = spaces.MultiDiscrete(choices)
 
     def actions(self, actions: Choices) -> Rates:
         return choices_to_rates(np.asarray(actions), self._episodes)

@@ -126,7 +126,7 @@ def _as_float(value: object) -> float:
     try:
         return float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]  # every real number compares
 
 
 def _describe(value: object) -> str:

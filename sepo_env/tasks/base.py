@@ -61,7 +61,7 @@ class Task(ABC):
     ) -> None:
         if len(alphabet) != process.graph.num_tokens or len(set(alphabet)) != len(alphabet):
             raise InvalidArgumentError(
-                f"the alphabet {alphabet!r} must hold {process.graph.num_tokens} different letters, one a visible token."
+                f"the alphabet {alphabet!r} must hold {process.graph.num_tokens} different letters, one for each token."
             )
         if MASK_LETTER in alphabet:
             raise InvalidArgumentError(f"{MASK_LETTER!r} stands for masked positions; choose another letter.")
@@ -107,7 +107,7 @@ class Task(ABC):
         """The rewards of this task by name; each entry builds one."""
 
     @abstractmethod
-    def metrics(self, tokens: Tensor, **options: Any) -> dict[str, float]:
+    def metrics(self, tokens: Tensor, *args: Any, **options: Any) -> dict[str, float]:
         """All metrics that the task's assets allow, of finished sequences int64 ``(B, L)``."""
 
     def prompt(self, keys: Tensor) -> Tensor | None:

@@ -180,9 +180,7 @@ class ToyTask(Task):
         r"""The exact objective :math:`J = \sum_x \pi(x) R(x)`, float64 ``()``; options as for `exact_law`."""
         return expected_reward(self.exact_law(denoiser, num_steps, **options), self.reward_table)
 
-    def exact_gradient(
-        self, denoiser: Denoiser, num_steps: int | None = None, **options: Any
-    ) -> dict[str, Tensor]:
+    def exact_gradient(self, denoiser: Denoiser, num_steps: int | None = None, **options: Any) -> dict[str, Tensor]:
         r"""The exact :math:`\nabla_\theta J`, by name of the parameter; options as for `exact_law`."""
         parameters = dict(denoiser.named_parameters())
         gradients = torch.autograd.grad(

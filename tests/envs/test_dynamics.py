@@ -155,9 +155,7 @@ def test_any_factorised_law_is_an_action():
     state = State(tokens, torch.zeros(5, dtype=torch.int64), step.t, torch.arange(5), torch.zeros(5, 4).bool())
     rates = equivalent_rates(process.graph, tokens, step.law, dynamics.clock_step(state))
     law = dynamics.law(state, rates.detach().float())
-    torch.testing.assert_close(
-        law.log_probs.exp(), step.law.log_probs.exp().double(), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(law.log_probs.exp(), step.law.log_probs.exp().double(), rtol=1e-5, atol=1e-6)
 
 
 # -- re-masking
@@ -223,9 +221,7 @@ def test_prompts_that_do_not_fit_are_refused(prompt, words):
 # -- actions
 
 
-@pytest.mark.parametrize(
-    ("value", "word"), [(math.nan, "nan"), (-0.5, "-0.5"), (math.inf, "inf"), (-math.inf, "-inf")]
-)
+@pytest.mark.parametrize(("value", "word"), [(math.nan, "nan"), (-0.5, "-0.5"), (math.inf, "inf"), (-math.inf, "-inf")])
 def test_a_bad_rate_is_named_by_environment_position_and_token(value, word):
     dynamics = dna()
     state = start(dynamics, 3)

@@ -90,9 +90,7 @@ def test_without_autoreset_it_equals_the_loop_and_resets_by_mask():
 
 
 def test_async_workers_walk_the_same_way():
-    envs = AsyncVectorEnv(
-        [lambda: gym.make("ToyCTMC-v0")] * 2, autoreset_mode=AutoresetMode.SAME_STEP, context="fork"
-    )
+    envs = AsyncVectorEnv([lambda: gym.make("ToyCTMC-v0")] * 2, autoreset_mode=AutoresetMode.SAME_STEP, context="fork")
     try:
         batch = toys(2)
         first = envs.reset(seed=4)

@@ -2,16 +2,17 @@
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import sparse
+from scipy.optimize import minimize
 from scipy.sparse.linalg import lsqr
+from scipy.special import expit
 from scipy.stats import rankdata
 
 from sepo_env.assets.build.data import ActivityData, DHSData
 
 _K = 6
 RIDGE_PENALTY = 300.0
-LOGISTIC_PENALTY = 1e-4
+LOGISTIC_PENALTY = 1e-3
 LOGISTIC_STEPS = 100
 
 
@@ -36,23 +37,21 @@ def ridge(train: ActivityData, test: ActivityData) -> npt.NDArray[np.float64]:
 
 def logistic(train: DHSData, test: DHSData, cell: int) -> npt.NDArray[np.float64]:
     """Return the log-odds ``(N,)`` on ``test`` that a site is accessible in ``cell`` rather than another line."""
-    features = _torch_sparse(np.sqrt(sixmer_counts(train.tokens)))
-    labels = torch.from_numpy(train.cell == cell).float()
-    weights = torch.zeros(4**_K, 1, requires_grad=True)
-    bias = torch.zeros(1, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weights, bias], max_iter=LOGISTIC_STEPS, line_search_fn="strong_wolfe")
+    features = np.sqrt(sixmer_counts(train.tokens))
+    transposed = features.T.tocsr()
+    labels = (train.cell == cell).astype(np.float64)
 
-    def loss() -> torch.Tensor:
-        optimiser.zero_grad()
-        logits = (features @ weights).squeeze(-1) + bias
-        value = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
-        value = value + LOGISTIC_PENALTY * weights.square().sum()
-        value.backward()
-        return value
+    def objective(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        weights, bias = parameters[:-1], parameters[-1]
+        logits = features @ weights + bias
+        residual = (expit(logits) - labels) / len(labels)
+        value = float(np.mean(np.logaddexp(0.0, logits) - labels * logits)) + LOGISTIC_PENALTY * weights @ weights
+        gradient = np.append(transposed @ residual + 2 * LOGISTIC_PENALTY * weights, residual.sum())
+        return value, gradient
 
-    optimiser.step(loss)
-    test_features = _torch_sparse(np.sqrt(sixmer_counts(test.tokens)))
-    return ((test_features @ weights).squeeze(-1) + bias).detach().double().numpy()
+    start = np.zeros(4**_K + 1)
+    fitted = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": LOGISTIC_STEPS}).x
+    return np.asarray(np.sqrt(sixmer_counts(test.tokens)) @ fitted[:-1] + fitted[-1])
 
 
 def auroc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> float:
@@ -62,12 +61,3 @@ def auroc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> f
     num_negative = len(positive) - num_positive
     return float((ranks[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
 
-
-def _torch_sparse(matrix: sparse.csr_matrix) -> torch.Tensor:
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(matrix.indptr.astype(np.int64)),
-        torch.from_numpy(matrix.indices.astype(np.int64)),
-        torch.from_numpy(matrix.data.astype(np.float32)),
-        size=matrix.shape,
-        check_invariants=False,
-    )

@@ -23,6 +23,7 @@ def save_oracle(oracle: OracleEnsemble, path: Path, provenance: dict[str, str]) 
     metadata = {**provenance, "format": FORMAT, "description": json.dumps(oracle.description())}
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, metadata=metadata)
+    temporary.chmod(0o644)  # safetensors writes files that only their owner may read
     os.replace(temporary, path)
 
 

@@ -32,6 +32,7 @@ PAD = NUM_NUCLEOTIDES
 NUM_CLASSES = 5  # four cell lines and the shuffles
 CHANNELS: dict[Architecture, int] = {"residual": 64, "pyramid": 64}
 MAX_SHIFT = 8
+ACTIVITY_DROPOUT = 0.3
 WARMUP_STEPS = 100
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,6 @@ def fit(
     training: Examples,
     loss: Loss,
     score: Callable[[nn.Module], float],
-    flip: bool,
     recipe: Recipe,
     path: Path,
 ) -> nn.Module:
@@ -109,8 +109,7 @@ def fit(
             factor = warmup_cosine(epoch * steps + index, recipe.epochs * steps, WARMUP_STEPS)
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * factor
-            tokens = training.tokens[rows]
-            tokens = shift(random_strand(tokens, generator) if flip else tokens, generator)
+            tokens = shift(random_strand(training.tokens[rows], generator), generator)
             value = loss(model(one_hot(tokens)), training.target[rows])
             optimiser.zero_grad(set_to_none=True)
             value.backward()
@@ -156,14 +155,14 @@ def pretrain(dhs: dict[str, DHSData], architecture: Architecture, recipe: Recipe
     def score(network: nn.Module) -> float:
         return -F.cross_entropy(both_strands(network, validation.tokens), validation.target).item()
 
-    return fit(model, training, F.cross_entropy, score, True, recipe, path)
+    return fit(model, training, F.cross_entropy, score, recipe, path)
 
 
 def finetune(data: ActivityData, fold: int, num_folds: int, start: nn.Module, recipe: Recipe, path: Path) -> nn.Module:
     """Return a regression of standardised activity; the elements of ``fold`` choose the epoch."""
     config: OracleConfig = start.config
     torch.manual_seed(recipe.seed)
-    model = build_member(replace(config, num_outputs=1))
+    model = build_member(replace(config, num_outputs=1, dropout=ACTIVITY_DROPOUT))
     weights = {key: value for key, value in start.state_dict().items() if not key.startswith("output.")}
     model.load_state_dict(weights, strict=False)
     aside = np.random.default_rng(0).permutation(data.element.max() + 1)[data.element] % num_folds == fold
@@ -179,7 +178,7 @@ def finetune(data: ActivityData, fold: int, num_folds: int, start: nn.Module, re
     def loss(logits: Tensor, wanted: Tensor) -> Tensor:
         return F.mse_loss(logits.squeeze(-1), wanted)
 
-    return fit(model, Examples(tokens[keep], target[keep]), loss, score, False, recipe, path)
+    return fit(model, Examples(tokens[keep], target[keep]), loss, score, recipe, path)
 
 
 @dataclass(frozen=True)
@@ -237,12 +236,12 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, required=True, help="data and checkpoints; outside of the repository")
     parser.add_argument("--lentimpra", type=Path, required=True, help="the table lentimpra_hepg2.tsv.gz")
     parser.add_argument("--export-dir", type=Path, required=True, help="folder of the safetensors files to write")
-    parser.add_argument("--classifiers", type=int, default=2, help="pretrained networks of each architecture")
+    parser.add_argument("--classifiers", type=int, default=1, help="pretrained networks of each architecture")
     parser.add_argument("--pretraining-epochs", type=int, default=4, help="passes over the DHS training split")
     parser.add_argument("--members", type=int, default=4, help="networks, and folds, of each activity oracle")
-    parser.add_argument("--epochs", type=int, default=8, help="passes of a member over its folds")
+    parser.add_argument("--epochs", type=int, default=9, help="passes of a member over its folds")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak, of the activity members")
-    parser.add_argument("--weight-decay", type=float, default=0.01, help="of the activity members")
+    parser.add_argument("--weight-decay", type=float, default=0.05, help="of the activity members")
     parser.add_argument("--seed", type=int, default=0, help="of the first network; others count from it")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     options = parser.parse_args()

@@ -1,0 +1,115 @@
+"""The build scripts' arithmetic, against brute force."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sepo_env.assets.build import baselines
+from sepo_env.assets.build.data import encode
+from sepo_env.assets.build.denoiser import MASK, bound_nats, mask_tokens
+from sepo_env.assets.build.markov import context_counts, markov_bits
+from sepo_env.assets.build.shuffle import dinucleotide_shuffle
+from sepo_env.assets.build.training import reverse_complement, update_average, warmup_cosine
+from sepo_env.denoisers import TabularDenoiser
+from sepo_env.errors import ArtefactsError
+
+
+def test_encode_maps_acgt_and_refuses_the_rest() -> None:
+    assert encode(["ACGT" * 50])[0, :4].tolist() == [0, 1, 2, 3]
+    with pytest.raises(ArtefactsError, match="letters"):
+        encode(["N" * 200])
+    with pytest.raises(ArtefactsError, match="200 long"):
+        encode(["ACGT"])
+
+
+def test_reverse_complement_is_an_involution_of_letters() -> None:
+    tokens = torch.tensor([0, 1, 1, 3])  # ACCT -> AGGT
+    assert reverse_complement(tokens).tolist() == [0, 2, 2, 3]
+    assert torch.equal(reverse_complement(reverse_complement(tokens)), tokens)
+
+
+def test_mask_counts_are_stratified_and_positions_uniform() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.zeros(20, 10, dtype=torch.int64)
+    hits = torch.zeros(10)
+    for _ in range(500):
+        noisy, count = mask_tokens(tokens, generator)
+        assert torch.equal((noisy == MASK).sum(-1), count)
+        # 20 rows over the counts 1..10: each twice, to within the one row that the random offset moves.
+        assert (torch.bincount(count, minlength=11)[1:] - 2).abs().max() <= 1
+        hits += (noisy == MASK).float().mean(0) / 500
+    torch.testing.assert_close(hits, torch.full((10,), 0.55), atol=0.02, rtol=0)
+
+
+def test_bound_equals_the_enumeration_over_mask_sets() -> None:
+    length = 3
+    denoiser = TabularDenoiser(4, length, 5, generator=torch.Generator().manual_seed(0))
+    x_0 = torch.tensor([[2, 0, 3]])
+    exact = 0.0
+    for size in range(1, length + 1):
+        subsets = list(itertools.combinations(range(length), size))
+        for subset in subsets:
+            noisy = x_0.clone()
+            noisy[0, list(subset)] = MASK
+            log_p = denoiser(noisy, torch.ones(1))[0]
+            exact -= sum(log_p[i, x_0[0, i]].item() for i in subset) / size / len(subsets) / length
+    generator = torch.Generator().manual_seed(1)
+    estimate = bound_nats(denoiser, x_0.expand(60_000, -1), generator).mean().item()
+    assert math.isclose(estimate, exact, abs_tol=0.01)
+
+
+def test_markov_bits_of_order_one_by_hand() -> None:
+    # Training on AAAA (and TTTT): p(A) = p(T) = (4 + 1) / 12 and p(A | A) = (3 + 1) / (3 + 4).
+    training = np.zeros((1, 4), dtype=np.int64)
+    test = np.zeros((2, 3), dtype=np.int64)
+    bits, error = markov_bits(training, test, order=1)
+    assert math.isclose(bits, (-math.log2(5 / 12) - 2 * math.log2(4 / 7)) / 3)
+    assert error == 0.0
+
+
+def test_shuffle_keeps_dinucleotides_and_ends_and_changes_the_order() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        tokens = rng.integers(4, size=60)
+        shuffled = dinucleotide_shuffle(tokens, rng)
+        assert (context_counts(shuffled[None], 1) == context_counts(tokens[None], 1)).all()
+        assert shuffled[0] == tokens[0] and shuffled[-1] == tokens[-1]
+        assert (shuffled != tokens).any()
+
+
+def test_shuffle_draws_every_arrangement_equally_often() -> None:
+    # ABACA: the Eulerian paths with its counts that start and end at A are ABACA and ACABA.
+    rng = np.random.default_rng(0)
+    draws = [tuple(dinucleotide_shuffle(np.array([0, 1, 0, 2, 0]), rng)) for _ in range(2000)]
+    assert set(draws) == {(0, 1, 0, 2, 0), (0, 2, 0, 1, 0)}
+    assert abs(draws.count((0, 1, 0, 2, 0)) - 1000) < 4 * math.sqrt(500)
+
+
+def test_auroc_by_hand() -> None:
+    scores = np.array([0.1, 0.4, 0.4, 0.8])
+    positive = np.array([False, False, True, True])
+    assert baselines.auroc(scores, positive) == (1 + 0.5 + 1 + 1) / 4
+
+
+def test_sixmer_counts_read_both_strands_alike() -> None:
+    tokens = np.random.default_rng(0).integers(4, size=(3, 30))
+    counts = baselines.sixmer_counts(tokens)
+    assert (counts != baselines.sixmer_counts(3 - tokens[:, ::-1])).nnz == 0
+    assert counts.sum() == 3 * 2 * 25
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    factors = [warmup_cosine(step, 100, 10) for step in range(101)]
+    assert factors[9] == 1.0 and factors[100] == pytest.approx(0.0)
+    assert factors[:10] == sorted(factors[:10]) and factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_moving_average_forgets_its_start() -> None:
+    average, model = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(model.weight, 3.0)
+    for step in range(200):
+        update_average(average, model, step, decay=0.999)
+    torch.testing.assert_close(average.weight, model.weight, atol=1e-3, rtol=0)

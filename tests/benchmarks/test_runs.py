@@ -1,0 +1,71 @@
+"""Run folders: claimed by one configuration, finished in one piece."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from comparison.runs import Run, plan, write_atomically
+from comparison.suite import Evaluation, make_suite
+
+from sepo_env.errors import CheckpointError
+
+RUN = Run("Toy-v0", "ddpo", 3, {"learning_rate": 0.1}, Evaluation(8, 4, {}), None, "abc")
+
+
+def test_a_plan_has_every_agent_for_each_seed_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    suite = make_suite("ToyCTMC-v0", "default", agents=("pretrained", "ddpo"), seeds=(0, 4))
+    runs = plan(suite)
+    assert [(run.agent, run.seed) for run in runs] == [("pretrained", 0), ("ddpo", 0), ("pretrained", 4), ("ddpo", 4)]
+    assert len({run.folder(tmp_path) for run in runs}) == 4
+    assert runs[0].settings == {}
+    assert runs[1].settings == suite.settings("ddpo")
+
+
+def test_results_come_back_as_written(tmp_path: Path) -> None:
+    RUN.claim(tmp_path)
+    assert not RUN.is_finished(tmp_path)
+    curve = pd.DataFrame({"iteration": [1, 2], "nfe": [10, 20], "held_out_reward": [None, 0.5]})
+    samples = pd.DataFrame({"sequence": ["AB", "BB"], "held_out_reward": [0.25, 1.0]})
+    RUN.finish(tmp_path, curve, samples, {"nfe": 20, "held_out_median": 0.625})
+    assert RUN.is_finished(tmp_path)
+    assert RUN.load_results(tmp_path) == {
+        "task": "Toy-v0", "agent": "ddpo", "seed": 3, "nfe": 20, "held_out_median": 0.625,
+    }  # fmt: skip
+    labels = {"task": "Toy-v0", "agent": "ddpo", "seed": 3}
+    read = RUN.load_curve(tmp_path)
+    assert read.columns.tolist() == [*labels, "iteration", "nfe", "held_out_reward"]
+    assert read["held_out_reward"].isna().tolist() == [True, False]
+    pd.testing.assert_frame_equal(RUN.load_samples(tmp_path)[["sequence", "held_out_reward"]], samples)
+
+
+def test_the_same_run_may_claim_its_folder_again_and_another_may_not(tmp_path: Path) -> None:
+    assert RUN.claim(tmp_path) == RUN.claim(tmp_path)
+    changed = dataclasses.replace(RUN, settings={"learning_rate": 0.2}, evaluation=Evaluation(9, 4, {}))
+    with pytest.raises(CheckpointError) as refusal:
+        changed.claim(tmp_path)
+    assert "evaluation.num_samples 8 -> 9, settings.learning_rate 0.1 -> 0.2" in str(refusal.value)
+    assert "choose another --output" in str(refusal.value)
+
+
+def test_rebuilt_weights_are_another_run(tmp_path: Path) -> None:
+    RUN.claim(tmp_path)
+    with pytest.raises(CheckpointError, match="weights abc -> def"):
+        dataclasses.replace(RUN, weights="def").claim(tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    write_atomically(path, lambda temporary: temporary.write_text("new"))
+    assert path.read_text() == "new"

@@ -1,0 +1,78 @@
+"""Runs one after the other: failures are kept apart, finished ones skipped, Ctrl-C passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from comparison import scheduler
+from comparison.runs import Run
+from comparison.suite import Evaluation
+from comparison.worker import Progress
+
+from sepo_env.errors import DivergenceError
+
+RUNS = [Run("Toy-v0", "ddpo", seed, {"max_nfe": 100}, Evaluation(2, 5, {}), None, "w") for seed in range(3)]
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Replaces the work of a run; gives the seeds of the runs that were carried out."""
+    seeds: list[int] = []
+
+    def execute(run: Run, output: Path, device: str, report: Callable[[Progress], None]) -> None:
+        run.claim(output)
+        seeds.append(run.seed)
+        report(Progress(run.name, 50.0, "half way"))
+        if run.seed == 1 and not (output / "healed").exists():
+            raise DivergenceError("too hot")
+        run.finish(output, pd.DataFrame({"iteration": []}), pd.DataFrame(), {"nfe": 100})
+
+    monkeypatch.setattr(scheduler, "execute", execute)
+    return seeds
+
+
+def test_a_failure_does_not_stop_the_others_and_is_tried_again(
+    tmp_path: Path, done: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (failure,) = scheduler.run_all(RUNS, tmp_path, device="cpu", workers=1)
+    assert failure.run is RUNS[1]
+    assert "too hot" in str(failure.error)
+    assert done == [0, 1, 2]
+    assert "ddpo/seed-1: FAILED: too hot (1/3)" in capsys.readouterr().err
+    (tmp_path / "healed").touch()
+    assert scheduler.run_all(RUNS, tmp_path, device="cpu", workers=1) == []
+    assert done == [0, 1, 2, 1]
+
+
+def test_nothing_is_left_to_do_where_all_is_finished(tmp_path: Path, done: list[int]) -> None:
+    (tmp_path / "healed").touch()
+    scheduler.run_all(RUNS, tmp_path, device="cpu", workers=1)
+    done.clear()
+    assert scheduler.run_all(RUNS, tmp_path, device="cpu", workers=4) == []
+    assert done == []
+
+
+def test_ctrl_c_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scheduler, "execute", execute)
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.run_all(RUNS, tmp_path, device="cpu", workers=1)
+
+
+def test_the_whole_moves_on_by_the_work_of_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler.sys.stderr, "isatty", lambda: True, raising=False)
+    with scheduler.Board(RUNS, RUNS, lines=2) as board:
+        board.show(Progress(RUNS[0].name, 40.0, ""))
+        board.show(Progress(RUNS[1].name, 10.0, ""))
+        board.show(Progress(RUNS[0].name, 60.0, ""))
+        assert board._whole.n == 70.0
+        board.close(RUNS[0], None)
+        assert board._whole.n == 110.0 + 10.0  # 100 of training and 10 of sampling
+        board.show(Progress(RUNS[2].name, 5.0, ""))
+        assert board._whole.n == 125.0
+        assert board._whole.total == 3 * 110.0
