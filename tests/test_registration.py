@@ -55,9 +55,12 @@ def test_registering_twice_warns_of_nothing():
 def test_a_module_prefix_is_enough_and_torchrl_is_not_imported(project_root):
     code = (
         "import sys, gymnasium as gym\n"
+        "import sepo_env\n"
+        "assert 'torch' not in sys.modules\n"
         "env = gym.make('sepo_env:ToyCTMC-v0')\n"
         "env.reset(seed=0)\n"
-        "import sepo_env, sepo_env.tasks, sepo_env.envs.wrappers\n"
+        "import sepo_env.envs.wrappers\n"
+        "assert sepo_env.tasks.make('toy').length == 4\n"
         "print(env.spec.id, *(name for name in ('torchrl', 'tensordict', 'pandas') if name in sys.modules))\n"
     )
     assert run(code, str(project_root)).split() == ["ToyCTMC-v0"]

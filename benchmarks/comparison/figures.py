@@ -258,7 +258,8 @@ def _violin(axes: Axes, place: float, values: NDArray[np.float64], colour: str) 
         axes.fill_betweenx(grid, place - width, place + width, color=colour, alpha=0.55, linewidth=0)
     axes.vlines(place, lower, upper, color="0.15", linewidth=3.0)
     axes.scatter([place], [middle], s=14, color="white", edgecolors="0.15", linewidths=0.8, zorder=3)
-    text = axes.annotate(f"{middle:.2f}", (place, middle), xytext=(6, 0), textcoords="offset points", va="center")
+    shown = f"{middle:.2f}".replace("-", "\N{MINUS SIGN}")
+    text = axes.annotate(shown, (place, middle), xytext=(6, 0), textcoords="offset points", va="center")
     text.set(size=8, path_effects=[patheffects.withStroke(linewidth=2, foreground="white", alpha=0.7)])
 
 

@@ -60,7 +60,9 @@ def save_denoiser(
         if type(denoiser) is architecture.kind:
             break
     else:
-        raise UnknownNameError("denoiser class", type(denoiser).__name__, [a.kind.__name__ for a in ARCHITECTURES.values()])
+        raise UnknownNameError(
+            "denoiser class", type(denoiser).__name__, [a.kind.__name__ for a in ARCHITECTURES.values()]
+        )
     metadata = {
         **(provenance or {}),
         "format": FORMAT,

@@ -73,7 +73,7 @@ class TabularDenoiser(Denoiser):
                 f"the table holds states of length {self.length}, but got tokens of shape {tuple(tokens.shape)}; "
                 f"give (B, {self.length})."
             )
-        if tokens.numel() and not (0 <= int(tokens.min()) and int(tokens.max()) < self.vocab_size):
+        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < self.vocab_size):
             raise InvalidTokensError(
                 f"tokens must lie in 0..{self.vocab_size - 1}, but range over {int(tokens.min())}.."
                 f"{int(tokens.max())}; a table without MASK cannot read masked states."

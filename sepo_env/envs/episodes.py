@@ -29,10 +29,11 @@ class Outcome:
 
     Attributes:
         state: the episodes after the step.
-        reward: 0 until an episode ends, then its reward, float32 ``(B,)``.
-        terminated: bool ``(B,)``.
+        reward: 0 until an episode ends, then once its reward, float32 ``(B,)``.
+        terminated: which episodes are over, bool ``(B,)``.
         log_prob: log-probability of what happened at each position, float32 ``(B, L)``.
-        terms: every term of the reward by name, each ``(N,)``, of the N rows that ended, in order; empty if none did.
+        terms: every term of the reward by name, each ``(N,)``, of the N rows that ended in this step, in order; empty
+            if none did.
         sequences: their decoded sequences.
     """
 
@@ -194,10 +195,11 @@ class Episodes:
         reward = torch.zeros(self.num_envs, dtype=torch.float32, device=self.device)
         terms: dict[str, Tensor] = {}
         sequences: list[str] = []
-        if bool(terminated.any()):
-            finished = state.tokens[terminated]
+        ended = terminated & ~self.dynamics.terminal(before)
+        if bool(ended.any()):
+            finished = state.tokens[ended]
             terms = self.reward.terms(finished)
-            reward[terminated] = terms["reward"]
+            reward[ended] = terms["reward"]
             sequences = self.task.decode(finished)
         self.state = state
         return Outcome(state, reward, terminated, log_prob, terms, sequences)

@@ -99,12 +99,13 @@ class DiffusionEnv(gym.Env[Observation, Rates]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; see Starting State."""
+        prompt = check_reset_options(options, {"prompt"}).get("prompt")
         super().reset(seed=seed)
         if seed is not None:
             self.episodes.seed([seed])
         elif not self.episodes.seeded or self.np_random_seed == -1:
             self.episodes.seed([root_seed(self)])
-        state = self.episodes.reset(prompt=(options or {}).get("prompt"))
+        state = self.episodes.reset(prompt=prompt)
         self._running = True
         # An observation that shows the mask needs no second one, which readers of infos would write over it.
         hidden = not self.episodes.conditional and bool(state.prompt_mask.any())
@@ -163,6 +164,19 @@ def check_render_mode(render_mode: str | None) -> None:
     """Refuse a way of rendering that there is not."""
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise UnknownNameError("render_mode", render_mode, RENDER_MODES)
+
+
+def check_reset_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
+    """The options of a reset, {} for None.
+
+    Raises:
+        UnknownNameError: one that nobody reads.
+    """
+    options = options or {}
+    for name in options:
+        if name not in known:
+            raise UnknownNameError("reset option", name, known)
+    return options
 
 
 def as_rates(actions: Any, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:

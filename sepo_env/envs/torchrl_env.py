@@ -89,7 +89,7 @@ class TorchRLEnv(EnvBase):
         flag = Binary(shape=(*batch, 1), device=device, dtype=torch.bool)
         self.full_done_spec = Composite(done=flag, terminated=flag.clone(), shape=batch, device=device)
 
-    def _reset(self, tensordict: TensorDictBase | None = None, prompt: Any = None, **kwargs: Any) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None = None, prompt: Any = None) -> TensorDictBase:
         rows = None if tensordict is None else tensordict.get("_reset", None)
         state = self.episodes.reset(None if rows is None else rows.reshape(-1), prompt)
         idle = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)

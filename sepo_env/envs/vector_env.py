@@ -21,6 +21,7 @@ from sepo_env.envs.gym_env import (
     Rates,
     as_rates,
     check_render_mode,
+    check_reset_options,
     draw,
     final_infos,
     make_history,
@@ -117,7 +118,7 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start episodes in all environments, or in those of ``options["reset_mask"]``."""
-        options = options or {}
+        options = check_reset_options(options, {"prompt", "reset_mask"})
         rows = self._reset_rows(options.get("reset_mask"))
         seeds = self._seeds(seed)
         if seeds is not None:
@@ -192,7 +193,7 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None] | None:
         """One seed an environment, or None where all streams go on."""
-        if seed is None or isinstance(seed, int | np.integer):
+        if seed is None or isinstance(seed, int):
             super().reset(seed=seed)
             if seed is None and self.episodes.seeded and self.np_random_seed != -1:
                 return None

@@ -42,9 +42,7 @@ class _Conv(nn.Conv2d):
     """A convolution over positions that keeps the length; height 1, because channels last is faster on a CPU."""
 
     def __init__(self, inputs: int, outputs: int, size: int, dilation: int = 1) -> None:
-        super().__init__(
-            inputs, outputs, (1, size), padding=(0, size // 2 * dilation), dilation=(1, dilation)
-        )
+        super().__init__(inputs, outputs, (1, size), padding=(0, size // 2 * dilation), dilation=(1, dilation))
 
 
 class _ResidualBlock(nn.Module):
@@ -97,9 +95,7 @@ class _Stage(nn.Sequential):
     """``max_pool(gelu(batch_norm(conv)))``: half the positions."""
 
     def __init__(self, inputs: int, outputs: int, size: int) -> None:
-        super().__init__(
-            _Conv(inputs, outputs, size), nn.BatchNorm2d(outputs), nn.GELU(), nn.MaxPool2d((1, 2))
-        )
+        super().__init__(_Conv(inputs, outputs, size), nn.BatchNorm2d(outputs), nn.GELU(), nn.MaxPool2d((1, 2)))
 
 
 class PyramidOracle(nn.Module):
@@ -245,9 +241,7 @@ def load_oracle(path: str | os.PathLike[str]) -> OracleEnsemble:
             metadata: Mapping[str, str] = file.metadata() or {}
             tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
-        raise CheckpointError(
-            path, f"not a whole safetensors file ({error})", "copy or download it again"
-        ) from error
+        raise CheckpointError(path, f"not a whole safetensors file ({error})", "copy or download it again") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             path,

@@ -53,9 +53,7 @@ def kmer_counts(tokens: Tensor, k: int, num_tokens: int) -> Tensor:
     """
     tokens = _check_tokens(tokens, num_tokens)
     if not 1 <= k <= tokens.shape[1]:
-        raise InvalidArgumentError(
-            f"k is {k}, but a word has 1 to L = {tokens.shape[1]} tokens; choose such a k."
-        )
+        raise InvalidArgumentError(f"k is {k}, but a word has 1 to L = {tokens.shape[1]} tokens; choose such a k.")
     width = tokens.shape[1] - k + 1
     index = torch.zeros_like(tokens[:, :width])
     for offset in range(k):
@@ -246,9 +244,7 @@ def _check_tokens(tokens: Tensor, num_tokens: int | None = None) -> Tensor:
     if tokens.ndim != 2 or tokens.shape[0] == 0 or tokens.shape[1] == 0:
         raise InvalidShapeError("tokens", tokens.shape, "(B, L) with at least one sequence of one token")
     if tokens.dtype != torch.int64:
-        raise InvalidTokensError(
-            f"tokens have dtype {tokens.dtype}, expected torch.int64; convert with .long()."
-        )
+        raise InvalidTokensError(f"tokens have dtype {tokens.dtype}, expected torch.int64; convert with .long().")
     low, high = (int(bound) for bound in tokens.aminmax())
     if low < 0 or (num_tokens is not None and high >= num_tokens):
         raise InvalidTokensError(
@@ -261,9 +257,7 @@ def _check_tokens(tokens: Tensor, num_tokens: int | None = None) -> Tensor:
 def _check_pairs(tokens: Tensor) -> int:
     batch = _check_tokens(tokens).shape[0]
     if batch < 2:
-        raise InvalidArgumentError(
-            "a distance between samples needs two of them or more; sample a larger batch."
-        )
+        raise InvalidArgumentError("a distance between samples needs two of them or more; sample a larger batch.")
     return batch
 
 

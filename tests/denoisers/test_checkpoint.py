@@ -105,9 +105,7 @@ def test_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
         ({"config": json.dumps({"channels": 8, "dilations": [1, 2, 4]})}, "missing: .*blocks.2"),
     ],
 )
-def test_metadata_that_does_not_fit_the_tensors_is_refused(
-    saved: Path, change: dict[str, str], message: str
-) -> None:
+def test_metadata_that_does_not_fit_the_tensors_is_refused(saved: Path, change: dict[str, str], message: str) -> None:
     metadata = {**metadata_of(saved), **change}
     save_file(load_file(saved), saved, metadata=metadata)
     with pytest.raises(CheckpointError, match=message):

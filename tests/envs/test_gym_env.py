@@ -271,6 +271,11 @@ def test_a_prompt_that_does_not_fit_is_refused(prompt):
         env.reset(options={"prompt": prompt})
 
 
+def test_a_reset_option_that_nobody_reads_is_refused():
+    with pytest.raises(UnknownNameError, match="did you mean 'prompt'"):
+        toy().reset(options={"promt": "A???"})
+
+
 # -- settings
 
 

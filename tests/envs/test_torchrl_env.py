@@ -203,6 +203,20 @@ def test_it_is_pickled_in_mid_episode():
     assert bool((rest == again).all())
 
 
+def test_a_finished_episode_rests_and_is_rewarded_once():
+    env = toys(2, sampler="first-hitting")
+    td = env.reset(prompt=["ABC?", "????"])
+    td = rollout(env, 10, auto_reset=False, tensordict=td, break_when_any_done=False, break_when_all_done=True)
+    assert td.shape == (2, 4)
+    assert env.episodes.reward.calls == 2
+    td = env.reset(prompt=["ABC?", "????"])
+    for step in range(4):
+        td = env.step(td.set("action", env.pretrained_action()))["next"]
+        assert td["done"][:, 0].tolist() == [True, step == 3]
+        assert (td["reward"][0, 0] != 0) == (step == 0)
+    assert env.episodes.reward.calls == 4
+
+
 def test_the_reward_counts_its_calls():
     env = toys(6, num_steps=2)
     rollout(env, 2)

@@ -83,9 +83,7 @@ def test_unknown_role_is_refused() -> None:
         ensemble(role="judge")  # type: ignore[arg-type]
 
 
-def test_round_trip_keeps_the_description_and_half_precision_predictions(
-    tmp_path: Path, tokens: torch.Tensor
-) -> None:
+def test_round_trip_keeps_the_description_and_half_precision_predictions(tmp_path: Path, tokens: torch.Tensor) -> None:
     oracle = ensemble("pyramid", role="held_out", mean=1.0, output_class=1)
     save_oracle(oracle, tmp_path / "oracle.safetensors", {"licence": "MIT"})
     again = load_oracle(tmp_path / "oracle.safetensors")
@@ -124,7 +122,9 @@ def test_shipped_oracles_say_what_they_are(name: str, role: str) -> None:
 
 
 def test_training_and_held_out_activity_oracles_share_no_architecture() -> None:
-    training, held_out = (load_oracle(asset_path(f"dna_activity_{role}.safetensors")) for role in ("training", "held_out"))
+    training, held_out = (
+        load_oracle(asset_path(f"dna_activity_{role}.safetensors")) for role in ("training", "held_out")
+    )
     assert training.config.architecture != held_out.config.architecture
     assert len(training.members) >= 4
 

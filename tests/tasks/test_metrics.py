@@ -46,9 +46,7 @@ def test_distances_equal_brute_force(case: tuple[Tensor, int]) -> None:
     tokens, num_tokens = case
     distances = pairwise(tokens)
     others = ~np.eye(len(tokens), dtype=bool)
-    assert metrics.mean_hamming(tokens, num_tokens).item() == pytest.approx(
-        distances[others].mean(), abs=1e-12
-    )
+    assert metrics.mean_hamming(tokens, num_tokens).item() == pytest.approx(distances[others].mean(), abs=1e-12)
     nearest = np.where(others, distances, tokens.shape[1] + 1).min(axis=1)
     assert metrics.nearest_hamming(tokens, num_tokens).tolist() == nearest.tolist()
 
@@ -99,9 +97,7 @@ def test_kmer_correlation_equals_scipy_and_ignores_scale(case: tuple[Tensor, int
     if counts.unique().numel() == 1 or reference.unique().numel() == 1:
         assert math.isnan(value)
     else:
-        assert value == pytest.approx(
-            scipy.stats.pearsonr(counts.numpy(), reference.numpy()).statistic, abs=1e-10
-        )
+        assert value == pytest.approx(scipy.stats.pearsonr(counts.numpy(), reference.numpy()).statistic, abs=1e-10)
         assert metrics.kmer_correlation(tokens, 7 * reference, 2, num_tokens).item() == pytest.approx(value)
 
 

@@ -60,4 +60,3 @@ def auroc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> f
     num_positive = int(positive.sum())
     num_negative = len(positive) - num_positive
     return float((ranks[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
-

@@ -156,12 +156,10 @@ def train(options: Options) -> Denoiser:
 
 def parse(arguments: list[str] | None = None) -> Options:
     """Return the options of a command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--work-dir", type=Path, required=True, help="data and checkpoints; outside of the repository")
     parser.add_argument("--export", type=Path, required=True, help="the safetensors file to write")
-    parser.add_argument("--steps", type=int, default=24000, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=22000, help="optimiser steps")
     parser.add_argument("--batch-size", type=int, default=32, help="sequences a step")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="the peak")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the masks")

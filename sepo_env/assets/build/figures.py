@@ -79,7 +79,7 @@ def activity_figures(
     baseline = baselines.ridge(fitted, other)
     each = [float(pearsonr(member, other.activity).statistic) for member in members]
     rng = np.random.default_rng(0)
-    random = rng.integers(4, size=(NUM_CONTROLS, LENGTH))
+    on_random = predict(oracle, rng.integers(4, size=(NUM_CONTROLS, LENGTH)))
     shuffled = np.stack([dinucleotide_shuffle(row, rng) for row in _some_rows(other.tokens, NUM_CONTROLS)])
     return {
         "pearson": float(pearsonr(mean, other.activity).statistic),
@@ -92,7 +92,8 @@ def activity_figures(
         "real_median": float(np.median(mean)),
         "real_spread": float(members.std(axis=0, ddof=1).mean()),
         "shuffled_median": float(np.median(predict(oracle, shuffled).mean(axis=0))),
-        "random_median": float(np.median(predict(oracle, random).mean(axis=0))),
+        "random_median": float(np.median(on_random.mean(axis=0))),
+        "random_spread": float(on_random.std(axis=0, ddof=1).mean()),
         "samples_median": float(np.median(predict(oracle, samples).mean(axis=0))),
     }
 

@@ -12,9 +12,7 @@ def context_counts(tokens: npt.NDArray[np.int64], order: int) -> npt.NDArray[np.
     return np.bincount(words.ravel(), minlength=4 ** (order + 1)).reshape(-1, 4).astype(np.float64)
 
 
-def markov_bits(
-    training: npt.NDArray[np.int64], test: npt.NDArray[np.int64], order: int
-) -> tuple[float, float]:
+def markov_bits(training: npt.NDArray[np.int64], test: npt.NDArray[np.int64], order: int) -> tuple[float, float]:
     r"""Return the bits a base of ``test`` ``(N, L)`` under a Markov chain, and the standard error over sequences.
 
     :math:`p(v \mid c) = (n_{cv} + 1) / (n_c + 4)` with counts from ``training``, both strands together (each sequence

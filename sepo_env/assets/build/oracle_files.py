@@ -12,9 +12,7 @@ from sepo_env.assets.build.data import ActivityData
 from sepo_env.rewards.oracles import FORMAT, OracleEnsemble, Role
 
 ACTIVITY = "predicted HepG2 lentiMPRA activity"
-ACCESSIBILITY = (
-    "predicted probability of a HepG2-accessible site, against sites of K562, GM12878 and hESC and dinucleotide shuffles"
-)
+ACCESSIBILITY = "predicted probability of a HepG2-accessible site, against sites of K562, GM12878 and hESC and dinucleotide shuffles"
 
 
 def save_oracle(oracle: OracleEnsemble, path: Path, provenance: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -144,9 +145,7 @@ def pretrain(dhs: dict[str, DHSData], architecture: Architecture, recipe: Recipe
         chosen = rng.choice(len(data.tokens), len(data.tokens) // (NUM_CLASSES - 1), replace=False)
         shuffled = np.stack([dinucleotide_shuffle(data.tokens[row], rng) for row in chosen])
         target = np.concatenate([data.cell, np.full(len(chosen), NUM_CLASSES - 1)])
-        return Examples(
-            torch.from_numpy(np.concatenate([data.tokens, shuffled])), torch.from_numpy(target)
-        )
+        return Examples(torch.from_numpy(np.concatenate([data.tokens, shuffled])), torch.from_numpy(target))
 
     training, validation = examples(dhs["training"]), examples(dhs["validation"])
     torch.manual_seed(recipe.seed)
@@ -202,6 +201,8 @@ def run(options: argparse.Namespace) -> None:
     dhs, activity = load_dhs(options.work_dir), load_activity(options.lentimpra)
     provenance = {"licence": "MIT", "seed": str(options.seed)}
     for ensemble in ENSEMBLES:
+        if ensemble.role not in options.roles:
+            continue
         first_seed = options.seed + 100 * ENSEMBLES.index(ensemble)
         starts = [
             pretrain(
@@ -236,7 +237,10 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, required=True, help="data and checkpoints; outside of the repository")
     parser.add_argument("--lentimpra", type=Path, required=True, help="the table lentimpra_hepg2.tsv.gz")
     parser.add_argument("--export-dir", type=Path, required=True, help="folder of the safetensors files to write")
-    parser.add_argument("--classifiers", type=int, default=1, help="pretrained networks of each architecture")
+    parser.add_argument(
+        "--roles", nargs="+", choices=get_args(Role), default=get_args(Role), help="which ensembles; all by default"
+    )
+    parser.add_argument("--classifiers", type=int, default=2, help="pretrained networks of each architecture")
     parser.add_argument("--pretraining-epochs", type=int, default=4, help="passes over the DHS training split")
     parser.add_argument("--members", type=int, default=4, help="networks, and folds, of each activity oracle")
     parser.add_argument("--epochs", type=int, default=9, help="passes of a member over its folds")

@@ -1,4 +1,4 @@
-"""Make the reference tables and the held-out figures from the data and the finished weights.
+"""Make the reference tables, and the figures of the model cards, from the data and the finished weights.
 
 Run ``python -m sepo_env.assets.build.tables --help``. No sequence is written, only counts, percentiles and figures.
 """
@@ -14,14 +14,14 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from sepo_env.assets.build import figures
+from sepo_env.assets.build import cards, figures
 from sepo_env.assets.build.data import load_activity, load_dhs
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion.likelihood import elbo
 from sepo_env.rewards.oracles import load_oracle
 
 LEVELS = np.arange(101.0)
-NUM_LIKELIHOODS = 1024
+NUM_LIKELIHOODS = 640
 
 log = logging.getLogger(__name__)
 Table = dict[str, npt.NDArray[Any]]
@@ -87,6 +87,7 @@ def build(options: argparse.Namespace) -> Table:
         for name, value in report.items():
             table[f"figure/{asset}/{name}"] = np.array(value)
             log.info("%s %s: %.4f", asset, name, value)
+        cards.write_figures(folder / f"dna_{asset}.md", report)
     return table
 
 
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, required=True, help="the downloaded data; outside of the repository")
     parser.add_argument("--lentimpra", type=Path, required=True, help="the table lentimpra_hepg2.tsv.gz")
     parser.add_argument("--assets-dir", type=Path, required=True, help="folder of the weights and of the tables")
-    parser.add_argument("--num-masks", type=int, default=32, help="draws of the masks a sequence, for the bound")
+    parser.add_argument("--num-masks", type=int, default=16, help="draws of the masks a sequence, for the bound")
     parser.add_argument("--seed", type=int, default=0, help="of the samples and of the choice of sequences")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     options = parser.parse_args()

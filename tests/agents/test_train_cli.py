@@ -1,0 +1,107 @@
+"""The command line: flags, exit codes, resumption."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents import AGENTS, Agent, agent_class
+from agents.logs import read_metrics
+from agents.recovery import checkpoint_path
+from agents.train import AGENT_FOLDER, main
+
+TOY = ["--task", "ToyCTMC-v0", "--device", "cpu", "--batch-size", "8", "--num-steps", "4", "--tensorboard", "off"]
+
+
+def flags(iterations: int, folder: Path | None = None, *more: str) -> list[str]:
+    where = [] if folder is None else ["--log-dir", str(folder)]
+    return ["sepo", *TOY, "--num-iterations", str(iterations), *where, *more]
+
+
+def test_help_in_a_process_of_its_own(project_root: Path) -> None:
+    command = [sys.executable, "-m", "agents.train", "--help"]
+    done = subprocess.run(command, cwd=project_root, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in AGENTS)
+    assert "Exit codes" in done.stdout
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_setting_is_a_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    fields = [field.name for field in dataclasses.fields(agent_class(name).config_class)]
+    for field in [*fields, "task", "resume", "device"]:
+        assert f"--{field.replace('_', '-')}" in shown
+    assert "Step size of AdamW" in shown
+
+
+def test_training_and_what_it_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(3, tmp_path, "--learning-rate", "0.25")) == 0
+    shown = capsys.readouterr().err
+    assert "3/3" in shown
+    assert "iteration 3, nfe " in shown
+    assert len(read_metrics(tmp_path)) == 3
+    agent = Agent.load(tmp_path / AGENT_FOLDER, device="cpu")
+    assert agent.config.learning_rate == 0.25
+    assert all(sample in shown for sample in agent.sample(4, seed=0))
+
+
+def test_resume_is_exact(tmp_path: Path) -> None:
+    assert main(flags(4, tmp_path / "whole", "--quiet")) == 0
+    assert main(flags(2, tmp_path / "parted", "--quiet")) == 0
+    assert main(flags(4, tmp_path / "parted", "--quiet", "--resume")) == 0
+    whole, parted = (Agent.load(tmp_path / name / AGENT_FOLDER, device="cpu") for name in ("whole", "parted"))
+    for parameter, value in whole.denoiser.state_dict().items():
+        assert torch.equal(parted.denoiser.state_dict()[parameter], value)
+
+
+def test_refusals_exit_with_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(1, tmp_path, "--quiet")) == 0
+    assert main(flags(1, tmp_path, "--quiet")) == 1
+    assert "CheckpointError" in capsys.readouterr().err
+    assert main([*flags(2, tmp_path, "--quiet", "--resume", "--seed", "3")]) == 1
+    assert "seed was 0, is 3" in capsys.readouterr().err
+    assert main(["sepo", "--task", "toys", "--quiet"]) == 1
+    assert "did you mean 'toy'" in capsys.readouterr().err
+    assert main(flags(1, None, "--quiet", "--reward", "tabel")) == 1
+    assert "did you mean 'table'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", [["sepoo"], ["sepo", "--no-such-flag"], ["sepo", "--batch-size", "1"], ["sepo", "--form", "paths"], []]
+)
+def test_wrong_usage_exits_with_two(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(wrong)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err
+
+
+def test_divergence_exits_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wild = ["--learning-rate", "2", "--inner-epochs", "8", "--max-ratio", "1.5", "--quiet"]
+    assert main(flags(20, tmp_path, *wild)) == 3
+    shown = capsys.readouterr().err
+    assert "max_ratio is 1.5" in shown
+    assert str(checkpoint_path(tmp_path)) in shown
+
+
+def test_interruption_exits_with_130_and_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.evaluation.Evaluator.evaluate", interrupt)
+        assert main(flags(4, tmp_path, "--quiet", "--eval-every", "3")) == 130
+    shown = capsys.readouterr().err
+    assert "last whole iteration is 2" in shown
+    assert "--resume" in shown
+    assert main(flags(4, tmp_path, "--quiet", "--eval-every", "3", "--resume")) == 0
+    assert [row["iteration"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4]
