@@ -110,8 +110,8 @@ class Agent(ABC):
             KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
         """
         config = self.config
-        # The caller's own random numbers are not touched.
-        with own_randomness(config.seed):
+        # The caller's own random numbers are not touched, and a no_grad() of his does not reach in here.
+        with own_randomness(config.seed), torch.enable_grad():
             reference = self.task.load_denoiser().to(self.device).requires_grad_(False)
             trainer = Trainer(
                 self._describe() | {"reward": self.reward.name},

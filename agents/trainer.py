@@ -244,7 +244,9 @@ class Trainer:
         """Say where the run stands; for a divergence, in its own message."""
         path = self.checkpoint.path
         kept = "no log_dir was given, so nothing is kept" if path is None else f"its state is in {path}"
-        where = f"The last whole iteration is {self.iteration}; {kept}."
+        # Counted by its rows: an iteration that was stopped while it was being evaluated has none.
+        whole = len(self.rows)
+        where = f"The last whole iteration is {whole}; {kept}."
         if isinstance(error, DivergenceError):
-            raise DivergenceError(f"iteration {self.iteration + 1}: {error}. {where}") from error
+            raise DivergenceError(f"iteration {whole + 1}: {error}. {where}") from error
         error.add_note(where)

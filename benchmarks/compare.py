@@ -81,7 +81,7 @@ def main(options: Options, command: str) -> int:
         print(cost_verdict(results.runs))
         print(f"\nreport: {options.folder / 'report.md'}")
     for failure in failures:
-        print(f"{failure.run.name} FAILED: {failure.error}", file=sys.stderr)
+        print(f"{failure.run.name} FAILED: {failure.error} (error.txt in its folder)", file=sys.stderr)
     matched = max(cost_spread(results.runs).values()) <= MAX_COST_SPREAD
     return 0 if matched and not failures else 1
 

@@ -27,8 +27,8 @@ from agents.registry import AGENTS
 from sepo_env.errors import InvalidArgumentError, SepoEnvError
 
 GRID: dict[str, tuple[float, ...]] = {
-    "learning_rate": (1e-4, 3e-4, 1e-3),
-    "kl_coeff": (0.002, 0.02),
+    "learning_rate": (3e-4, 1e-3),
+    "kl_coeff": (0.003, 0.03),
 }
 """Values of the settings that are tuned; every agent tries all combinations. The path KL is in nats a sequence."""
 
@@ -94,7 +94,7 @@ def main(options: Options) -> int:
         run.claim(options.output)
     failures = run_all(runs, options.output, device=options.device, workers=options.workers)
     for failure in failures:
-        print(f"{failure.run.name} FAILED: {failure.error}", file=sys.stderr)
+        print(f"{failure.run.name} FAILED: {failure.error} (error.txt in its folder)", file=sys.stderr)
     if len(failures) == len(runs):
         return 1
     table = results_table(runs, options.output)

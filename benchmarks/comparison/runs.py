@@ -92,6 +92,7 @@ class Run:
         folder = self.folder(output)
         write_atomically(folder / "curve.csv", lambda path: curve.to_csv(path, index=False))
         write_atomically(folder / "samples.csv", lambda path: samples.to_csv(path, index=False))
+        (folder / "error.txt").unlink(missing_ok=True)
         write_atomically(folder / "run.json", lambda path: path.write_text(json.dumps(dict(results), indent=1)))
 
     def load_curve(self, output: Path) -> pd.DataFrame:
@@ -133,12 +134,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def weights_fingerprint() -> str:
-    """A short hash of the shipped weights and tables, so that rebuilt ones are not mixed with old results."""
+    """A short hash of the shipped weights, so that results of rebuilt ones are not mixed with old results."""
     digest = hashlib.sha256()
-    for path in sorted((Path(sepo_env.__file__).parent / "assets").glob("*")):
-        if path.suffix in {".safetensors", ".json", ".npz"}:
-            digest.update(path.name.encode())
-            digest.update(path.read_bytes())
+    for path in sorted((Path(sepo_env.__file__).parent / "assets").glob("*.safetensors")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -7,8 +7,11 @@ import os
 import queue
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +19,16 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from comparison.runs import Run
+from comparison.runs import Run, write_atomically
 from comparison.worker import Progress, execute, total_work
+from sepo_env.errors import SepoEnvError
 
 _POLL_SECONDS = 0.2
-_LINE = "{desc:<22} {percentage:3.0f}% |{bar:24}| {elapsed}<{remaining} {postfix}"
+_LINE = "{desc:<22} {percentage:3.0f}% |{bar:24}| {elapsed}<{remaining}{postfix}"
 
 
 class Failure(NamedTuple):
-    """A run that stopped with an error; what it had done stays in its folder."""
+    """A run that stopped with an error; what it had done stays in its folder, with the traceback in ``error.txt``."""
 
     run: Run
     error: BaseException
@@ -43,6 +47,9 @@ def run_all(runs: Sequence[Run], output: Path, *, device: str, workers: int) -> 
 
     Returns:
         The runs that failed.
+
+    Raises:
+        SepoEnvError: a process was killed from outside.
     """
     pending = [run for run in runs if not run.is_finished(output)]
     if not pending:
@@ -102,6 +109,7 @@ class Board:
         if name not in self._shown:
             free = set(range(len(self._lines))) - set(self._shown.values())
             place = self._shown[name] = min(free)
+            self._lines[place].set_postfix_str("", refresh=False)
             self._lines[place].reset(total=self._totals[name])
         return self._shown[name]
 
@@ -129,7 +137,7 @@ def _in_this_process(runs: Sequence[Run], output: Path, device: str, workers: in
         error = _outcome(run, output, device, board)
         board.close(run, error)
         if error is not None:
-            failures.append(Failure(run, error))
+            failures.append(_failure(run, output, error))
     return failures
 
 
@@ -158,13 +166,27 @@ def _in_processes(runs: Sequence[Run], output: Path, device: str, workers: int, 
                 _drain(reports, board)
                 for future in done:
                     run, error = under_way.pop(future), future.exception()
+                    if isinstance(error, BrokenProcessPool):
+                        raise error
                     board.close(run, error)
                     if error is not None:
-                        failures.append(Failure(run, error))
+                        failures.append(_failure(run, output, error))
         except KeyboardInterrupt:
             stop.set()
             raise
+        except BrokenProcessPool as error:
+            raise SepoEnvError(
+                "a process was killed from outside, most likely for lack of memory; call again with fewer --workers: "
+                "what is finished is kept, and the rest goes on from its checkpoints."
+            ) from error
     return failures
+
+
+def _failure(run: Run, output: Path, error: BaseException) -> Failure:
+    """Keep the traceback, which the one line of the progress cannot show, in the run's folder."""
+    path = run.folder(output) / "error.txt"
+    write_atomically(path, lambda temporary: temporary.write_text("".join(traceback.format_exception(error))))
+    return Failure(run, error)
 
 
 def _drain(reports: multiprocessing.Queue[Progress], board: Board) -> None:
@@ -184,9 +206,16 @@ def _start_worker(reports: multiprocessing.Queue[Progress], stop: Event, threads
     global _reports, _stop
     _reports, _stop = reports, stop
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # A terminal sends Ctrl-C to all its processes; only the parent heeds it, and passes it on by the event, so that
     # a run is never stopped while it saves.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot dismiss its processes, which would wait for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _execute_in_worker(run: Run, output: Path, device: str) -> None:

@@ -76,8 +76,13 @@ def _train(run: Run, folder: Path, device: str, report: Report) -> Any:
         run.task, reward=run.reward, device=device, seed=run.seed, log_dir=str(log_dir), **run.settings
     )
 
+    held_out = ""
+
     def show(row: Mapping[str, Any]) -> None:
-        note = f"iteration {row['iteration']}, reward {row['reward_median']:.2f}"
+        nonlocal held_out
+        if row["held_out_reward"] is not None:
+            held_out = f", held-out {row['held_out_reward']:.2f}"
+        note = f"iteration {row['iteration']}, reward {row['reward_median']:.2f}{held_out}"
         report(Progress(run.name, float(row["nfe"]), note))
 
     agent.train(resume=checkpoint_path(log_dir).exists(), callbacks=[show], progress=False)

@@ -56,18 +56,16 @@ def save_denoiser(
     Raises:
         UnknownNameError: the denoiser's class is not in `ARCHITECTURES`.
     """
-    for name, architecture in ARCHITECTURES.items():
-        if type(denoiser) is architecture.kind:
-            break
-    else:
+    names = [name for name, architecture in ARCHITECTURES.items() if type(denoiser) is architecture.kind]
+    if not names:
         raise UnknownNameError(
             "denoiser class", type(denoiser).__name__, [a.kind.__name__ for a in ARCHITECTURES.values()]
         )
     metadata = {
         **(provenance or {}),
         "format": FORMAT,
-        "architecture": name,
-        "config": json.dumps(architecture.describe(denoiser)),
+        "architecture": names[0],
+        "config": json.dumps(ARCHITECTURES[names[0]].describe(denoiser)),
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in denoiser.state_dict().items()}
     target = Path(path)

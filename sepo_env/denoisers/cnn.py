@@ -69,7 +69,7 @@ class _Block(nn.Module):
         nn.init.normal_(self.context.weight, std=0.3 * channels**-0.5)
         nn.init.zeros_(self.context.bias)
         nn.init.normal_(self.conv.weight, std=0.5 * (channels * width) ** -0.5)
-        nn.init.zeros_(self.conv.bias)
+        nn.init.zeros_(cast(Tensor, self.conv.bias))
 
     def forward(self, hidden: Tensor, condition: Tensor | None) -> Tensor:
         normed = self.norm(hidden.movedim(1, -1))  # (B, 1, L, C)

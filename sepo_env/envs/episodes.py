@@ -189,6 +189,7 @@ class Episodes:
             InvalidActionError: see `Dynamics.validate_action`.
         """
         before = self.running_state()
+        rates = rates.detach()  # the environment is no part of a policy's graph
         self.dynamics.validate_action(before, rates)
         state, log_prob = self.dynamics.transition(before, rates)
         terminated = self.dynamics.terminal(state)

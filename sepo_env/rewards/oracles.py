@@ -130,13 +130,14 @@ class PyramidOracle(nn.Module):
         return logits
 
 
-_MEMBERS: dict[str, type[ResidualOracle] | type[PyramidOracle]] = {
+OracleMember = ResidualOracle | PyramidOracle
+_MEMBERS: dict[str, type[OracleMember]] = {
     "residual": ResidualOracle,
     "pyramid": PyramidOracle,
 }
 
 
-def build_member(config: OracleConfig) -> ResidualOracle | PyramidOracle:
+def build_member(config: OracleConfig) -> OracleMember:
     """Return an untrained network of the configured architecture."""
     return _MEMBERS[config.architecture](config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

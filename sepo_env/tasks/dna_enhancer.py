@@ -85,7 +85,7 @@ class DNAEnhancerTask(Task):
 
     @property
     def reference(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Tables of real sequences: k-mer counts of the most active ones, quantiles; the model card lists them."""
+        """Tables of real sequences by name: 3-mer counts, percentiles; ``assets/dna_enhancer_tables.md`` lists them."""
         with np.load(asset_path("dna_enhancer_tables.npz")) as tables:
             return dict(tables)
 
@@ -110,7 +110,8 @@ class DNAEnhancerTask(Task):
             By name: ``held_out_median`` and its quantiles ``held_out_q05`` .. ``held_out_q95``, ``training_median``,
             ``oracle_gap`` (median of training less median of held-out), in log2(RNA/DNA); ``accessibility_rate``
             (share with probability above 0.5); ``kmer_correlation`` (Pearson's r of 3-mer counts with the most active
-            real sequences); ``log_likelihood_median`` (nats a sequence) and what `Task.diversity` gives.
+            real sequences); ``log_likelihood_median`` (nats a sequence); ``likely_as_real`` (share within the central
+            90 % of the bounds of real sequences: far above them is collapse); and what `Task.diversity` gives.
         """
         held_out, training = self.judge()(tokens), self.make_reward()(tokens)
         spread = metrics.quantiles(held_out).tolist()
@@ -124,6 +125,8 @@ class DNAEnhancerTask(Task):
         if likelihood_samples != 0:
             bound = self.log_likelihood(tokens[:likelihood_samples], num_steps=num_likelihood_steps, seed=seed)
             figures["log_likelihood_median"] = float(metrics.quantiles(bound, (0.5,)))
+            low, high = self.reference["log_likelihood_percentiles_dhs_test"][[5, 95]].tolist()
+            figures["likely_as_real"] = float(metrics.share_within(bound, low, high))
         return {**figures, **self.diversity(tokens)}
 
     def log_likelihood(self, tokens: Tensor, *, num_steps: int = 128, seed: int = 0) -> Tensor:

@@ -72,7 +72,7 @@ class ToyTask(Task):
 
     >>> task = ToyTask(num_tokens=2, length=3)
     >>> law = task.exact_law(task.denoiser)
-    >>> law.shape, round(float(law.sum()), 6), task.best_return
+    >>> law.shape, round(law.sum().item(), 6), task.best_return
     (torch.Size([8]), 1.0, 1.0)
     """
 

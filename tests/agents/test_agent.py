@@ -78,11 +78,11 @@ class PrefersFirst(Reward):
 )
 def test_any_reward_is_learnt(reward: Any) -> None:
     """The share of the letter A: about 1/3 at first; the same reward in five guises is learnt the same way."""
-    agent = small(reward=reward, num_iterations=15, batch_size=64, learning_rate=0.2)
+    agent = small(reward=reward, num_iterations=30, batch_size=64, learning_rate=0.2)
     rows = agent.train(progress=False)
     assert rows[0]["reward_mean"] < 0.5
     assert rows[-1]["reward_mean"] > 0.9
-    assert rows[-1]["reward_calls"] == 15 * 64
+    assert rows[-1]["reward_calls"] == 30 * 64
     letters = "".join(agent.sample(50, seed=0))
     assert letters.count("A") / len(letters) > 0.9
 

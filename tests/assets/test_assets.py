@@ -86,7 +86,8 @@ def test_tables_hold_counts_and_rising_percentiles(tables: dict[str, np.ndarray]
     percentiles = [key for key in tables if "_percentiles" in key]
     assert len(percentiles) == 8
     for key in percentiles:
-        assert tables[key].shape == (101,) and (np.diff(tables[key]) >= 0).all(), key
+        assert tables[key].shape == (101,), key
+        assert (np.diff(tables[key]) >= 0).all(), key
     likelihood = tables["log_likelihood_percentiles_dhs_test"]
     bits = -likelihood[50] / 200 / np.log(2)
     assert abs(bits - figure(tables, "denoiser/denoiser_bits")) < 0.03
@@ -102,4 +103,5 @@ def test_denoiser_is_the_flagship_shape_and_prefers_a_repeat_to_its_breach() -> 
     masked[0, 100] = 4
     with torch.no_grad():
         log_p = denoiser(masked, torch.tensor([0.005]))
-    assert log_p[0, 100].argmax() == tokens[0, 100] and log_p[0, 100].max().exp() > 0.8
+    assert log_p[0, 100].argmax() == tokens[0, 100]
+    assert log_p[0, 100].max().exp() > 0.8

@@ -76,7 +76,8 @@ def test_shuffle_keeps_dinucleotides_and_ends_and_changes_the_order() -> None:
         tokens = rng.integers(4, size=60)
         shuffled = dinucleotide_shuffle(tokens, rng)
         assert (context_counts(shuffled[None], 1) == context_counts(tokens[None], 1)).all()
-        assert shuffled[0] == tokens[0] and shuffled[-1] == tokens[-1]
+        assert shuffled[0] == tokens[0]
+        assert shuffled[-1] == tokens[-1]
         assert (shuffled != tokens).any()
 
 
@@ -103,8 +104,10 @@ def test_sixmer_counts_read_both_strands_alike() -> None:
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
     factors = [warmup_cosine(step, 100, 10) for step in range(101)]
-    assert factors[9] == 1.0 and factors[100] == pytest.approx(0.0)
-    assert factors[:10] == sorted(factors[:10]) and factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[9] == 1.0
+    assert factors[100] == pytest.approx(0.0)
+    assert factors[:10] == sorted(factors[:10])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
 
 
 def test_moving_average_forgets_its_start() -> None:

@@ -42,9 +42,12 @@ def test_a_failure_does_not_stop_the_others_and_is_tried_again(
     assert "too hot" in str(failure.error)
     assert done == [0, 1, 2]
     assert "ddpo/seed-1: FAILED: too hot (1/3)" in capsys.readouterr().err
+    report = RUNS[1].folder(tmp_path) / "error.txt"
+    assert "Traceback" in report.read_text()
     (tmp_path / "healed").touch()
     assert scheduler.run_all(RUNS, tmp_path, device="cpu", workers=1) == []
     assert done == [0, 1, 2, 1]
+    assert not report.exists()
 
 
 def test_nothing_is_left_to_do_where_all_is_finished(tmp_path: Path, done: list[int]) -> None:

@@ -52,7 +52,8 @@ def test_round_trip_keeps_outputs_and_settings_bit_for_bit(build: type, tmp_path
     save_denoiser(model, path, provenance={"licence": "MIT"})
     again = load_denoiser(path)
     tokens, time = torch.randint(0, 3, (4, 2)), torch.rand(4)
-    assert type(again) is type(model) and not again.training
+    assert type(again) is type(model)
+    assert not again.training
     assert torch.equal(again(tokens, time), model(tokens, time))
     for name in ("num_tokens", "length", "parameterisation", "time_conditioned"):
         assert getattr(again, name) == getattr(model, name)
@@ -74,7 +75,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(saved: Path, monkeypatc
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_denoiser(conv(), saved)
-    assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
 
 
 def test_truncated_file_is_refused(saved: Path) -> None:

@@ -22,7 +22,8 @@ def randomised(config: ConvDenoiserConfig) -> ConvDenoiser:
 @pytest.mark.parametrize("length", [1, 5, 33])
 def test_posterior_is_normalised_over_the_visible_tokens(length: int) -> None:
     log_p = randomised(SMALL)(torch.randint(0, 5, (3, length)), torch.rand(3))
-    assert log_p.shape == (3, length, 4) and log_p.dtype == torch.float32
+    assert log_p.shape == (3, length, 4)
+    assert log_p.dtype == torch.float32
     torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(3, length))
 
 
@@ -42,7 +43,8 @@ def test_a_far_token_acts_only_through_the_global_context() -> None:
         torch.nn.init.zeros_(block.context.weight)
     # Half widths: stem 1, blocks 1 and 2, so position 50 reaches 46..54 and nothing else.
     differs = (model(tokens, time) != model(changed, time)).any(-1)[0].nonzero().flatten()
-    assert differs.min() == 46 and differs.max() == 54
+    assert differs.min() == 46
+    assert differs.max() == 54
 
 
 def test_time_is_read_only_where_the_model_is_conditioned_on_it() -> None:

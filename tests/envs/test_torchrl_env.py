@@ -177,6 +177,13 @@ def test_a_bad_action_changes_nothing():
     assert torch.equal(one["next", "tokens"], two["next", "tokens"])
 
 
+def test_gradients_end_at_the_environment():
+    env = toys()
+    action = env.reset()["tokens"].new_ones(3, 4, 3).float().requires_grad_()
+    td = env.step(env.reset().set("action", action))
+    assert not any(value.requires_grad for value in td["next"].values())
+
+
 def test_a_collector_gathers_whole_episodes():
     env = toys(4, num_steps=5)
     collector = Collector(

@@ -38,7 +38,8 @@ def tokens() -> torch.Tensor:
 def test_one_row_a_member_and_rows_of_the_batch_are_independent(architecture: str, tokens: torch.Tensor) -> None:
     oracle = ensemble(architecture)
     predicted = oracle(tokens)
-    assert predicted.shape == (3, 5) and predicted.dtype == torch.float32
+    assert predicted.shape == (3, 5)
+    assert predicted.dtype == torch.float32
     torch.testing.assert_close(oracle(tokens[1:2]), predicted[:, 1:2])
     assert (predicted.std(0) > 0).all()
 
@@ -67,7 +68,8 @@ def test_relaxed_sequences_are_differentiable_and_agree_at_the_corners(tokens: t
     predicted = oracle.predict_weights(weights)
     torch.testing.assert_close(predicted, oracle(tokens))
     predicted.mean().backward()
-    assert weights.grad is not None and weights.grad.abs().sum() > 0
+    assert weights.grad is not None
+    assert weights.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(
@@ -87,8 +89,10 @@ def test_round_trip_keeps_the_description_and_half_precision_predictions(tmp_pat
     oracle = ensemble("pyramid", role="held_out", mean=1.0, output_class=1)
     save_oracle(oracle, tmp_path / "oracle.safetensors", {"licence": "MIT"})
     again = load_oracle(tmp_path / "oracle.safetensors")
-    assert again.description() == oracle.description() and again.role == "held_out"
-    assert not again.training and not any(parameter.requires_grad for parameter in again.parameters())
+    assert again.description() == oracle.description()
+    assert again.role == "held_out"
+    assert not again.training
+    assert not any(parameter.requires_grad for parameter in again.parameters())
     torch.testing.assert_close(again(tokens), oracle(tokens), atol=1e-2, rtol=0)
     assert [path.name for path in tmp_path.iterdir()] == ["oracle.safetensors"]
 

@@ -84,6 +84,8 @@ def test_metrics_are_what_their_parts_say(task, samples):
     assert figures["kmer_correlation"] == pytest.approx(np.corrcoef(counts, reference)[0, 1])
     likelihood = task.log_likelihood(samples[:4], num_steps=4)
     assert figures["log_likelihood_median"] == pytest.approx(float(np.median(likelihood)))
+    low, high = task.reference["log_likelihood_percentiles_dhs_test"][[5, 95]]
+    assert figures["likely_as_real"] == float(((likelihood >= low) & (likelihood <= high)).double().mean())
     assert figures["uniqueness"] == 1.0
     assert 100 < figures["mean_hamming"] < 170
     assert 0 < figures["nearest_hamming"] <= figures["mean_hamming"]

@@ -47,7 +47,7 @@ def logistic(train: DHSData, test: DHSData, cell: int) -> npt.NDArray[np.float64
         residual = (expit(logits) - labels) / len(labels)
         value = float(np.mean(np.logaddexp(0.0, logits) - labels * logits)) + LOGISTIC_PENALTY * weights @ weights
         gradient = np.append(transposed @ residual + 2 * LOGISTIC_PENALTY * weights, residual.sum())
-        return value, gradient
+        return float(value), gradient
 
     start = np.zeros(4**_K + 1)
     fitted = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": LOGISTIC_STEPS}).x

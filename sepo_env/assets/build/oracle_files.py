@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import nn
 
 from sepo_env.assets.build.data import ActivityData
-from sepo_env.rewards.oracles import FORMAT, OracleEnsemble, Role
+from sepo_env.rewards.oracles import FORMAT, OracleEnsemble, OracleMember, Role
 
 ACTIVITY = "predicted HepG2 lentiMPRA activity"
-ACCESSIBILITY = "predicted probability of a HepG2-accessible site, against sites of K562, GM12878 and hESC and dinucleotide shuffles"
+ACCESSIBILITY = (
+    "predicted probability of a HepG2-accessible site, against sites of K562, GM12878 and hESC "
+    "and dinucleotide shuffles"
+)
 
 
 def save_oracle(oracle: OracleEnsemble, path: Path, provenance: dict[str, str]) -> None:
@@ -26,7 +28,7 @@ def save_oracle(oracle: OracleEnsemble, path: Path, provenance: dict[str, str]) 
 
 
 def export_activity(
-    members: Sequence[nn.Module], data: ActivityData, role: Role, path: Path, provenance: dict[str, str]
+    members: Sequence[OracleMember], data: ActivityData, role: Role, path: Path, provenance: dict[str, str]
 ) -> None:
     """Write the activity oracle whose members were fitted on the standardised ``data``."""
     oracle = OracleEnsemble(
@@ -41,7 +43,7 @@ def export_activity(
     save_oracle(oracle, path, provenance)
 
 
-def export_accessibility(members: Sequence[nn.Module], path: Path, provenance: dict[str, str]) -> None:
+def export_accessibility(members: Sequence[OracleMember], path: Path, provenance: dict[str, str]) -> None:
     """Write the accessibility oracle, whose class 0 is HepG2."""
     oracle = OracleEnsemble(
         members, members[0].config, role="held_out", quantity=ACCESSIBILITY, units="probability", output_class=0

@@ -27,7 +27,7 @@ from sepo_env.assets.build.data import LENGTH, ActivityData, DHSData, load_activ
 from sepo_env.assets.build.oracle_files import export_accessibility, export_activity
 from sepo_env.assets.build.shuffle import dinucleotide_shuffle
 from sepo_env.assets.build.training import random_strand, save_atomically, warmup_cosine
-from sepo_env.rewards.oracles import NUM_NUCLEOTIDES, Architecture, OracleConfig, Role, build_member
+from sepo_env.rewards.oracles import NUM_NUCLEOTIDES, Architecture, OracleConfig, OracleMember, Role, build_member
 
 PAD = NUM_NUCLEOTIDES
 NUM_CLASSES = 5  # four cell lines and the shuffles
@@ -83,27 +83,27 @@ def both_strands(model: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def fit(
-    model: nn.Module,
+    model: OracleMember,
     training: Examples,
     loss: Loss,
-    score: Callable[[nn.Module], float],
+    score: Callable[[OracleMember], float],
     recipe: Recipe,
     path: Path,
-) -> nn.Module:
+) -> OracleMember:
     """Return the weights of the epoch with the best ``score`` (higher is better), resuming from ``path``."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = len(training.tokens) // recipe.batch_size
-    epoch, best, best_weights = 0, -np.inf, model.state_dict()
+    first, best, best_weights = 0, -np.inf, model.state_dict()
     if path.exists():
         state = torch.load(path, weights_only=False)
-        epoch, best, best_weights = state["epoch"], state["best"], state["best_weights"]
+        first, best, best_weights = state["epoch"], state["best"], state["best_weights"]
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
         torch.set_rng_state(state["rng"])  # dropout
-    for epoch in trange(epoch, recipe.epochs, initial=epoch, total=recipe.epochs, desc=path.stem):
+    for epoch in trange(first, recipe.epochs, initial=first, total=recipe.epochs, desc=path.stem):
         total = 0.0
         order = torch.randperm(len(training.tokens), generator=generator)
         for index, rows in enumerate(order[: steps * recipe.batch_size].split(recipe.batch_size)):
@@ -137,7 +137,7 @@ def fit(
     return model.eval()
 
 
-def pretrain(dhs: dict[str, DHSData], architecture: Architecture, recipe: Recipe, path: Path) -> nn.Module:
+def pretrain(dhs: dict[str, DHSData], architecture: Architecture, recipe: Recipe, path: Path) -> OracleMember:
     """Return a classifier of accessible sites and shuffles; chr2 chooses the epoch."""
     rng = np.random.default_rng(recipe.seed)
 
@@ -151,17 +151,18 @@ def pretrain(dhs: dict[str, DHSData], architecture: Architecture, recipe: Recipe
     torch.manual_seed(recipe.seed)
     model = build_member(OracleConfig(architecture, CHANNELS[architecture], NUM_CLASSES))
 
-    def score(network: nn.Module) -> float:
+    def score(network: OracleMember) -> float:
         return -F.cross_entropy(both_strands(network, validation.tokens), validation.target).item()
 
     return fit(model, training, F.cross_entropy, score, recipe, path)
 
 
-def finetune(data: ActivityData, fold: int, num_folds: int, start: nn.Module, recipe: Recipe, path: Path) -> nn.Module:
+def finetune(
+    data: ActivityData, fold: int, num_folds: int, start: OracleMember, recipe: Recipe, path: Path
+) -> OracleMember:
     """Return a regression of standardised activity; the elements of ``fold`` choose the epoch."""
-    config: OracleConfig = start.config
     torch.manual_seed(recipe.seed)
-    model = build_member(replace(config, num_outputs=1, dropout=ACTIVITY_DROPOUT))
+    model = build_member(replace(start.config, num_outputs=1, dropout=ACTIVITY_DROPOUT))
     weights = {key: value for key, value in start.state_dict().items() if not key.startswith("output.")}
     model.load_state_dict(weights, strict=False)
     aside = np.random.default_rng(0).permutation(data.element.max() + 1)[data.element] % num_folds == fold
@@ -170,7 +171,7 @@ def finetune(data: ActivityData, fold: int, num_folds: int, start: nn.Module, re
     tokens = torch.from_numpy(data.tokens)
     keep, aside = torch.from_numpy(~aside), torch.from_numpy(aside)
 
-    def score(network: nn.Module) -> float:
+    def score(network: OracleMember) -> float:
         predicted = both_strands(network, tokens[aside]).squeeze(-1)
         return torch.corrcoef(torch.stack([predicted, target[aside]]))[0, 1].item()
 
