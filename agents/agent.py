@@ -251,11 +251,12 @@ def _find_task(task: str | Task) -> Task:
 
 def _find_device(device: str | torch.device) -> torch.device:
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
     except RuntimeError as error:
         raise InvalidArgumentError(f"{device!r} is no device ({error}); give 'auto', 'cpu' or 'cuda'.") from error
     if found.type == "cuda" and not torch.cuda.is_available():
         raise InvalidArgumentError("there is no GPU that torch can use; give device='cpu', or 'auto'.")
-    return found
+    # With its number: TorchRL takes "cuda" and "cuda:0" for two devices, and would copy from one to the other.
+    return torch.zeros(0, device=found).device

@@ -87,7 +87,9 @@ class GradientFlow(Transform):
         return tensordict, tensordict_
 
 
-def collect(env: TorchRLEnv, denoiser: Denoiser, config: AgentConfig, first_iteration: int) -> Generator[TensorDict, None, None]:
+def collect(
+    env: TorchRLEnv, denoiser: Denoiser, config: AgentConfig, first_iteration: int
+) -> Generator[TensorDict, None, None]:
     """Sample a batch of trajectories ``(B, K)`` for each iteration, for ever, without gradients.
 
     Args:

@@ -46,7 +46,7 @@ class RunOptions:
     resume: bool = False
     """Go on from the checkpoint in log_dir; give the same settings as before."""
     samples: int = 4
-    """Sequences to show at the end."""
+    """Sequences to show at the end; 0: none."""
     quiet: bool = False
     """No progress bar, no report."""
 
@@ -66,7 +66,8 @@ def train(name: str, config: AgentConfig, options: RunOptions) -> int:
         _say("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
         return DIVERGED if isinstance(error, DivergenceError) else FAILED
     if not options.quiet:
-        _report(agent.history, agent.sample(options.samples, seed=config.seed))
+        samples = agent.sample(options.samples, seed=config.seed) if options.samples > 0 else []
+        _report(agent.history, samples)
     return DONE
 
 

@@ -30,7 +30,7 @@ class Options:
     task: str = "DNAEnhancer-v0"
     """Gymnasium id of the world; it needs a suite in benchmarks/comparison/suite.py."""
     suite: SuiteName = "default"
-    """default: two seeds, minutes; full: five seeds and the published number of samples and steps, hours."""
+    """default: two seeds, minutes; full: five seeds, more training, the published number of samples; hours."""
     agents: tuple[str, ...] = ()
     """Names in the registry of agents, and "pretrained"; all of them if none is given."""
     seeds: tuple[int, ...] = ()
@@ -81,7 +81,7 @@ def main(options: Options, command: str) -> int:
         print(cost_verdict(results.runs))
         print(f"\nreport: {options.folder / 'report.md'}")
     for failure in failures:
-        print(f"{failure.run.name} FAILED: {failure.error} (error.txt in its folder)", file=sys.stderr)
+        print(f"{failure.run.name} FAILED: {failure.message} (error.txt in its folder)", file=sys.stderr)
     matched = max(cost_spread(results.runs).values()) <= MAX_COST_SPREAD
     return 0 if matched and not failures else 1
 

@@ -27,7 +27,7 @@ from agents.registry import AGENTS
 from sepo_env.errors import InvalidArgumentError, SepoEnvError
 
 GRID: dict[str, tuple[float, ...]] = {
-    "learning_rate": (3e-4, 1e-3),
+    "learning_rate": (1e-3, 3e-3),
     "kl_coeff": (0.003, 0.03),
 }
 """Values of the settings that are tuned; every agent tries all combinations. The path KL is in nats a sequence."""
@@ -45,6 +45,8 @@ class Options:
     """The suite whose cost a run has."""
     agents: tuple[str, ...] = tuple(AGENTS)
     """Names in the registry of agents."""
+    budget: int | None = None
+    """Network evaluations a run; None is the suite's."""
     seed: int = 1000
     """Seed of the runs; no suite may compare on it."""
     device: str = "cpu"
@@ -89,12 +91,14 @@ def main(options: Options) -> int:
     if options.seed in make_suite(options.task, "full").seeds:
         raise InvalidArgumentError(f"seed {options.seed} is one that agents are compared on; tune on another one.")
     suite = make_suite(options.task, options.suite, agents=options.agents, seeds=(options.seed,))
+    if options.budget is not None:
+        suite = dataclasses.replace(suite, budget=options.budget)
     runs = tuning_runs(suite)
     for run in runs:
         run.claim(options.output)
     failures = run_all(runs, options.output, device=options.device, workers=options.workers)
     for failure in failures:
-        print(f"{failure.run.name} FAILED: {failure.error} (error.txt in its folder)", file=sys.stderr)
+        print(f"{failure.run.name} FAILED: {failure.message} (error.txt in its folder)", file=sys.stderr)
     if len(failures) == len(runs):
         return 1
     table = results_table(runs, options.output)

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from comparison.runs import Run, write_atomically
-from comparison.worker import Progress, execute, total_work
+from comparison.worker import Progress, Report, execute, total_work
 from sepo_env.errors import SepoEnvError
 
 _POLL_SECONDS = 0.2
@@ -28,10 +28,13 @@ _LINE = "{desc:<22} {percentage:3.0f}% |{bar:24}| {elapsed}<{remaining}{postfix}
 
 
 class Failure(NamedTuple):
-    """A run that stopped with an error; what it had done stays in its folder, with the traceback in ``error.txt``."""
+    """A run that stopped with an error; what it had done stays in its folder, with the traceback in ``error.txt``.
+
+    The error itself is not kept: an exception may not survive the way from one process to another.
+    """
 
     run: Run
-    error: BaseException
+    message: str
 
 
 def run_all(runs: Sequence[Run], output: Path, *, device: str, workers: int) -> list[Failure]:
@@ -95,14 +98,14 @@ class Board:
         line.set_postfix_str(progress.note, refresh=True)
         self._advance(name, progress.work)
 
-    def close(self, run: Run, error: BaseException | None) -> None:
+    def close(self, run: Run, failure: Failure | None) -> None:
         """Take a run off the board."""
         self._shown.pop(run.name, None)
         self._advance(run.name, self._totals[run.name])
-        self._done_runs += error is None
+        self._done_runs += failure is None
         self._title()
-        outcome = "done" if error is None else f"FAILED: {error}"
-        if self._quiet or error is not None:
+        outcome = "done" if failure is None else f"FAILED: {failure.message}"
+        if self._quiet or failure is not None:
             self._whole.write(f"{run.name}: {outcome} ({self._done_runs}/{self._total_runs})", file=sys.stderr)
 
     def _place(self, name: str) -> int:
@@ -131,22 +134,27 @@ class Board:
             line.close()
 
 
-def _in_this_process(runs: Sequence[Run], output: Path, device: str, workers: int, board: Board) -> list[Failure]:
+def _carry_out(run: Run, output: Path, device: str, report: Report) -> Failure | None:
+    """Do one run; an error becomes a failure, its traceback a file in the run's folder."""
+    try:
+        execute(run, output, device, report)
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        write_atomically(run.folder(output) / "error.txt", lambda path: path.write_text(text))
+        return Failure(run, f"{type(error).__name__}: {error}")
+    return None
+
+
+def _in_this_process(
+    runs: Sequence[Run], output: Path, device: str, workers: int, board: Board
+) -> list[Failure]:
     failures = []
     for run in runs:
-        error = _outcome(run, output, device, board)
-        board.close(run, error)
-        if error is not None:
-            failures.append(_failure(run, output, error))
+        failure = _carry_out(run, output, device, board.show)
+        board.close(run, failure)
+        if failure is not None:
+            failures.append(failure)
     return failures
-
-
-def _outcome(run: Run, output: Path, device: str, board: Board) -> Exception | None:
-    try:
-        execute(run, output, device, board.show)
-    except Exception as error:
-        return error
-    return None
 
 
 def _in_processes(runs: Sequence[Run], output: Path, device: str, workers: int, board: Board) -> list[Failure]:
@@ -154,23 +162,21 @@ def _in_processes(runs: Sequence[Run], output: Path, device: str, workers: int, 
     reports, stop = context.Queue(), context.Event()
     threads = max(1, available_cores() // workers)
     waiting, failures = list(runs), []
-    under_way: dict[Future[None], Run] = {}
+    under_way: dict[Future[Failure | None], Run] = {}
     with ProcessPoolExecutor(workers, context, _start_worker, (reports, stop, threads)) as pool:
         try:
             while waiting or under_way:
                 # No more than there are processes: what the pool has queued would still start after a Ctrl-C.
                 while waiting and len(under_way) < workers:
                     run = waiting.pop(0)
-                    under_way[pool.submit(_execute_in_worker, run, output, device)] = run
+                    under_way[pool.submit(_carry_out_in_worker, run, output, device)] = run
                 done, _ = wait(under_way, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
                 _drain(reports, board)
                 for future in done:
-                    run, error = under_way.pop(future), future.exception()
-                    if isinstance(error, BrokenProcessPool):
-                        raise error
-                    board.close(run, error)
-                    if error is not None:
-                        failures.append(_failure(run, output, error))
+                    failure = future.result()
+                    board.close(under_way.pop(future), failure)
+                    if failure is not None:
+                        failures.append(failure)
         except KeyboardInterrupt:
             stop.set()
             raise
@@ -180,13 +186,6 @@ def _in_processes(runs: Sequence[Run], output: Path, device: str, workers: int, 
                 "what is finished is kept, and the rest goes on from its checkpoints."
             ) from error
     return failures
-
-
-def _failure(run: Run, output: Path, error: BaseException) -> Failure:
-    """Keep the traceback, which the one line of the progress cannot show, in the run's folder."""
-    path = run.folder(output) / "error.txt"
-    write_atomically(path, lambda temporary: temporary.write_text("".join(traceback.format_exception(error))))
-    return Failure(run, error)
 
 
 def _drain(reports: multiprocessing.Queue[Progress], board: Board) -> None:
@@ -218,8 +217,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _execute_in_worker(run: Run, output: Path, device: str) -> None:
-    execute(run, output, device, _report)
+def _carry_out_in_worker(run: Run, output: Path, device: str) -> Failure | None:
+    return _carry_out(run, output, device, _report)
 
 
 def _report(progress: Progress) -> None:

@@ -92,4 +92,4 @@ def test_visited_states_by_hand() -> None:
     assert states["advantage"][:, 0].tolist() == [-2, -2, -1, -1, 0, 0, 3, 3]
     assert states["time"][:2, 0].tolist() == [1.0, td["time"][0, 2, 0].item()]
     assert states["inclusion_weight"].eq(1.5).all()
-    assert "reward" not in states["next"].keys()
+    assert ("next", "reward") not in states.keys(include_nested=True)

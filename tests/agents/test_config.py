@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import itertools
 import re
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_every_field_is_documented(config_class: type[AgentConfig]) -> None:
     documented: set[str] = set()
     for kind in config_class.__mro__[:-1]:
         body = ast.parse(inspect.getsource(kind)).body[0].body
-        for field, text in zip(body, body[1:], strict=False):
+        for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
                 documented.add(field.target.id)
     assert {field.name for field in dataclasses.fields(config_class)} <= documented

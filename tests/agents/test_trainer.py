@@ -291,7 +291,9 @@ def test_nan_stops_the_run_and_spares_the_checkpoint(tmp_path: Path) -> None:
             agent.denoiser.poison = True
             good.append(agent.denoiser.logits.detach().clone())
 
-    with pytest.raises(DivergenceError, match=r"iteration 3: loss_objective is nan.*last whole iteration is 2") as caught:
+    with pytest.raises(
+        DivergenceError, match=r"iteration 3: loss_objective is nan.*last whole iteration is 2"
+    ) as caught:
         run(agent, callbacks=[poison])
     assert str(checkpoint_path(tmp_path)) in str(caught.value)
     rescued = SEPO.load(checkpoint_path(tmp_path), task=task, learning_rate=1e-3)

@@ -39,9 +39,9 @@ def test_a_failure_does_not_stop_the_others_and_is_tried_again(
 ) -> None:
     (failure,) = scheduler.run_all(RUNS, tmp_path, device="cpu", workers=1)
     assert failure.run is RUNS[1]
-    assert "too hot" in str(failure.error)
+    assert failure.message == "DivergenceError: too hot"
     assert done == [0, 1, 2]
-    assert "ddpo/seed-1: FAILED: too hot (1/3)" in capsys.readouterr().err
+    assert "ddpo/seed-1: FAILED: DivergenceError: too hot (1/3)" in capsys.readouterr().err
     report = RUNS[1].folder(tmp_path) / "error.txt"
     assert "Traceback" in report.read_text()
     (tmp_path / "healed").touch()

@@ -50,12 +50,20 @@ def test_every_agent_costs_the_same_to_within_the_allowed_spread(task: str, name
     assert max(costs) / min(costs) <= 1.05
 
 
-def test_the_default_has_two_seeds_and_the_full_suite_the_published_protocol() -> None:
+def test_the_full_suite_has_five_seeds_and_judges_as_many_sequences_as_are_published() -> None:
     default, full = make_suite("DNAEnhancer-v0", "default"), make_suite("DNAEnhancer-v0", "full")
     assert default.agents == (PRETRAINED, *AGENTS)
     assert len(default.seeds) >= 2
     assert len(full.seeds) == 5
-    assert (full.evaluation.num_samples, full.evaluation.num_steps) == (640, 128)
+    assert full.evaluation.num_samples == 640
+    assert full.budget > default.budget
+
+
+@pytest.mark.parametrize("name", ["default", "full", "smoke"])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_sampler_that_is_judged_is_the_one_that_was_trained(task: str, name: str) -> None:
+    suite = make_suite(task, name)
+    assert suite.evaluation.num_steps == suite.common["num_steps"]
 
 
 def test_what_is_given_replaces_the_suites_own() -> None:
