@@ -30,7 +30,7 @@ class Options:
     task: str = "DNAEnhancer-v0"
     """Gymnasium id of the world; it needs a suite in benchmarks/comparison/suite.py."""
     suite: SuiteName = "default"
-    """default: two seeds, minutes; full: five seeds, more training, the published number of samples; hours."""
+    """default: two seeds, minutes; full: five seeds and more samples to judge, half an hour."""
     agents: tuple[str, ...] = ()
     """Names in the registry of agents, and "pretrained"; all of them if none is given."""
     seeds: tuple[int, ...] = ()

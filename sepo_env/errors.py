@@ -7,7 +7,7 @@ each also derives from the builtin that Python users expect (``ValueError``, ``R
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from os import PathLike
 
 
@@ -15,11 +15,23 @@ class SepoEnvError(Exception):
     """Base class of every error that this library raises on purpose."""
 
 
+class _ComposedError(SepoEnvError):
+    """An error that composes its message from other arguments, and keeps it when it crosses a process border."""
+
+    def __reduce__(self) -> tuple[Callable[..., SepoEnvError], tuple[object, ...]]:
+        # By default an exception is unpickled by calling its class with its message.
+        return _restore, (type(self), *self.args)
+
+
+def _restore(cls: type[_ComposedError], *args: object) -> SepoEnvError:
+    return cls.__new__(cls, *args)
+
+
 class InvalidArgumentError(SepoEnvError, ValueError):
     """A setting that cannot work: wrong range, wrong type, or two settings that exclude each other."""
 
 
-class UnknownNameError(SepoEnvError, ValueError):
+class UnknownNameError(_ComposedError, ValueError):
     """A name that no registry entry carries; the message lists the known ones and the nearest guess.
 
     >>> str(UnknownNameError("schedule", "cosin", ["cosine", "linear"]))
@@ -33,7 +45,7 @@ class UnknownNameError(SepoEnvError, ValueError):
         super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")
 
 
-class InvalidShapeError(SepoEnvError, ValueError):
+class InvalidShapeError(_ComposedError, ValueError):
     """A tensor whose shape does not fit the others.
 
     >>> str(InvalidShapeError("tokens", (3,), "(B, L)"))
@@ -72,7 +84,7 @@ class ArtefactsError(SepoEnvError, ValueError):
     """The folder of published artefacts cannot be used."""
 
 
-class CheckpointError(SepoEnvError, ValueError):
+class CheckpointError(_ComposedError, ValueError):
     """A file that is not what its reader expects: another architecture, missing or extra keys, truncated.
 
     >>> str(CheckpointError("model.safetensors", "truncated", "copy the file again"))
@@ -83,7 +95,7 @@ class CheckpointError(SepoEnvError, ValueError):
         super().__init__(f"{path}: {cause}; {cure}.")
 
 
-class MissingExtraError(SepoEnvError, ImportError):
+class MissingExtraError(_ComposedError, ImportError):
     """An optional dependency that is not installed.
 
     >>> str(MissingExtraError("tensorboard", "logs"))

@@ -95,19 +95,30 @@ def learning_curves(curves: pd.DataFrame, baseline: float | None, unit: str) -> 
     """
     figure = Figure(figsize=(7.0, 2.9))
     left, right = figure.subplots(1, 2, sharey=True)
-    look = looks(list(dict.fromkeys(curves["agent"])))
     for axes, cost, label in [(left, "nfe", "network evaluations (NFE)"), (right, "reward_calls", "reward calls")]:
         if baseline is not None:
             axes.axhline(baseline, color=GREY, linestyle="--", linewidth=1.0, label=PRETRAINED)
-        for agent, group in curves.groupby("agent", sort=False):
-            x, middle, low, high = _aligned(group, cost, "held_out_reward")
-            axes.plot(x, middle, color=look[agent].colour, marker=look[agent].marker, label=agent, **_SMALL_MARKS)
-            axes.fill_between(x, low, high, color=look[agent].colour, alpha=0.15, linewidth=0)
+        draw_learning_curve(axes, curves, cost)
         axes.set_xlabel(label)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     left.set_ylabel(_label("held-out reward", unit))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(look))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
+
+
+def draw_learning_curve(axes: Axes, curves: pd.DataFrame, cost: str) -> None:
+    """Draw each agent's held-out reward against a cost: interquartile mean over seeds with its 95 % band.
+
+    Args:
+        axes: where to.
+        curves: as for :func:`learning_curves`.
+        cost: column of the horizontal axis.
+    """
+    look = looks(list(dict.fromkeys(curves["agent"])))
+    for agent, group in curves.groupby("agent", sort=False):
+        x, middle, low, high = _aligned(group, cost, "held_out_reward")
+        axes.plot(x, middle, color=look[agent].colour, marker=look[agent].marker, label=agent, **_SMALL_MARKS)
+        axes.fill_between(x, low, high, color=look[agent].colour, alpha=0.15, linewidth=0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 @_styled

@@ -145,9 +145,7 @@ def _carry_out(run: Run, output: Path, device: str, report: Report) -> Failure |
     return None
 
 
-def _in_this_process(
-    runs: Sequence[Run], output: Path, device: str, workers: int, board: Board
-) -> list[Failure]:
+def _in_this_process(runs: Sequence[Run], output: Path, device: str, workers: int, board: Board) -> list[Failure]:
     failures = []
     for run in runs:
         failure = _carry_out(run, output, device, board.show)

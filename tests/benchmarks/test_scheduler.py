@@ -79,3 +79,15 @@ def test_the_whole_moves_on_by_the_work_of_each_run(monkeypatch: pytest.MonkeyPa
         board.show(Progress(RUNS[2].name, 5.0, ""))
         assert board._whole.n == 125.0
         assert board._whole.total == 3 * 110.0
+
+
+def test_an_error_in_another_process_is_told_whatever_its_class(tmp_path: Path) -> None:
+    evaluation = Evaluation(4, 2, {})
+    good = Run("ToyCTMC-v0", "pretrained", 0, {}, evaluation, None, "w")
+    # The error names what is known besides its message: such an exception cannot be sent to another process.
+    bad = Run("ToyCTMC-v0", "ddpo", 0, {"learning_rat": 0.1}, evaluation, None, "w")
+    (failure,) = scheduler.run_all([bad, good], tmp_path, device="cpu", workers=2)
+    assert failure.run == bad
+    assert "UnknownNameError" in failure.message
+    assert "did you mean 'learning_rate'" in (bad.folder(tmp_path) / "error.txt").read_text()
+    assert good.is_finished(tmp_path)

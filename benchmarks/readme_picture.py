@@ -1,0 +1,69 @@
+"""Draw the README's picture: a sequence denoising, and the held-out reward of a comparison's agents.
+
+    python benchmarks/readme_picture.py --curves benchmarks/results/full/curves.csv
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import matplotlib
+import numpy as np
+import pandas as pd
+import tyro
+from comparison.figures import STYLE, draw_learning_curve
+from matplotlib.figure import Figure
+
+import sepo_env  # noqa: F401 - registers the environments
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw the README's picture."""
+
+    curves: Path = _RESULTS / "full" / "curves.csv"
+    """Tidy table of a comparison."""
+    output: Path = _RESULTS / "readme.png"
+    """The picture to write."""
+    seed: int = 0
+    """Of the episode on the left."""
+    num_steps: int = 64
+    """Reverse steps of that episode."""
+
+
+def episode(seed: int, num_steps: int) -> np.ndarray:
+    """The token-by-time picture of one episode under the pretrained denoiser, uint8 ``(H, W, 3)``."""
+    env = gym.make("DNAEnhancer-v0", num_steps=num_steps, render_mode="rgb_array")
+    env.reset(seed=seed)
+    terminated = False
+    while not terminated:
+        *_, terminated, _, _ = env.step(env.unwrapped.pretrained_action())
+    picture = env.render()
+    env.close()
+    return np.asarray(picture)
+
+
+def main(options: Options) -> None:
+    """Draw and write."""
+    curves = pd.read_csv(options.curves)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 3.0))
+        left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
+        left.imshow(episode(options.seed, options.num_steps), aspect="auto", interpolation="nearest")
+        left.set(xlabel="position in the sequence", ylabel="denoising steps, top to bottom", xticks=[], yticks=[])
+        left.set_title("an episode: masks (grey) turn into bases")
+        left.grid(visible=False)
+        draw_learning_curve(right, curves, "nfe")
+        right.set(xlabel="network evaluations", ylabel="predicted activity, held-out oracle")
+        right.set_title("agents at equal cost")
+        right.legend()
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(options.output, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
