@@ -1,6 +1,6 @@
 """Draw the README's picture: a sequence denoising, and the held-out reward of a comparison's agents.
 
-    python benchmarks/readme_picture.py --curves benchmarks/results/full/curves.csv
+python benchmarks/readme_picture.py --curves benchmarks/results/full/curves.csv
 """
 
 from __future__ import annotations

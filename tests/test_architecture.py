@@ -44,7 +44,16 @@ ALLOWED = {
     },
     # Names the environments' entry points as strings, and imports none of them.
     "sepo_env.registration": {"sepo_env.errors"},
-    "sepo_env": {"sepo_env.envs", "sepo_env.registration"},
+    # The facade opens every layer.
+    "sepo_env": {
+        "sepo_env.assets",
+        "sepo_env.denoisers",
+        "sepo_env.diffusion",
+        "sepo_env.envs",
+        "sepo_env.registration",
+        "sepo_env.rewards",
+        "sepo_env.tasks",
+    },
     "agents": {"sepo_env"},
     "benchmarks": {"agents", "sepo_env"},
 }

@@ -32,4 +32,5 @@ def test_every_error_is_ours_and_a_builtin_too():
     for cls in classes:
         assert issubclass(cls, errors.SepoEnvError)
         if cls is not errors.SepoEnvError and not cls.__name__.startswith("_"):
-            assert any(base.__module__ == "builtins" for base in cls.__mro__ if base not in (Exception, BaseException, object))
+            bases = set(cls.__mro__) - {Exception, BaseException, object}
+            assert any(base.__module__ == "builtins" for base in bases)

@@ -155,7 +155,7 @@ def correct(
     prompt_mask: Tensor,
     corrector_size: float = 0.1,
 ) -> Tensor:
-    r"""Gradient-flow corrector leaps at a fixed time (:func:`sepo_env.diffusion.kernel.corrector`), one for each counter.
+    r"""Gradient-flow corrector leaps at a fixed time (:func:`~sepo_env.diffusion.kernel.corrector`), one a counter.
 
     Args:
         process: the diffusion process.
