@@ -30,6 +30,7 @@ LABELS = {
     "accessibility_rate": "accessible (share)",
     "kmer_correlation": "3-mer correlation (Pearson r)",
     "log_likelihood_median": "log-likelihood bound, median (nats)",
+    "likely_as_real": "as likely as real ones (share)",
     "uniqueness": "uniqueness (share)",
     "mean_hamming": "mean Hamming distance",
     "nearest_hamming": "nearest Hamming distance, mean",

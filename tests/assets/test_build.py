@@ -35,13 +35,13 @@ def test_mask_counts_are_stratified_and_positions_uniform() -> None:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.zeros(20, 10, dtype=torch.int64)
     hits = torch.zeros(10)
-    for _ in range(500):
+    for _ in range(150):
         noisy, count = mask_tokens(tokens, generator)
         assert torch.equal((noisy == MASK).sum(-1), count)
         # 20 rows over the counts 1..10: each twice, to within the one row that the random offset moves.
         assert (torch.bincount(count, minlength=11)[1:] - 2).abs().max() <= 1
-        hits += (noisy == MASK).float().mean(0) / 500
-    torch.testing.assert_close(hits, torch.full((10,), 0.55), atol=0.02, rtol=0)
+        hits += (noisy == MASK).float().mean(0) / 150
+    torch.testing.assert_close(hits, torch.full((10,), 0.55), atol=0.04, rtol=0)
 
 
 def test_bound_equals_the_enumeration_over_mask_sets() -> None:
@@ -57,8 +57,8 @@ def test_bound_equals_the_enumeration_over_mask_sets() -> None:
             log_p = denoiser(noisy, torch.ones(1))[0]
             exact -= sum(log_p[i, x_0[0, i]].item() for i in subset) / size / len(subsets) / length
     generator = torch.Generator().manual_seed(1)
-    estimate = bound_nats(denoiser, x_0.expand(60_000, -1), generator).mean().item()
-    assert math.isclose(estimate, exact, abs_tol=0.01)
+    estimate = bound_nats(denoiser, x_0.expand(20_000, -1), generator).mean().item()
+    assert math.isclose(estimate, exact, abs_tol=0.02)
 
 
 def test_markov_bits_of_order_one_by_hand() -> None:
