@@ -1,4 +1,4 @@
-"""Equal effort for every agent, on a seed of its own, and the best of each selected."""
+"""Equal effort for every agent, on a seed of its own, and the best natural configuration of each selected."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ from sepo_env.errors import InvalidArgumentError
 
 
 def test_every_agent_tries_the_same_configurations() -> None:
-    suite = make_suite("DNAEnhancer-v0", "default", agents=("sepo", "ppo", "ddpo", "reinforce"), seeds=(1000,))
-    runs = tune.tuning_runs(suite)
+    study = tune.STUDIES["agents"]
+    suite = make_suite("DNAEnhancer-v0", "default", agents=study.agents, seeds=(1000,))
+    runs = tune.tuning_runs(suite, study)
     tried = {
-        agent: Counter(tuple(run.settings[name] for name in tune.GRID) for run in runs if run.agent == agent)
+        agent: Counter(tuple(run.settings[name] for name in study.grid) for run in runs if run.agent == agent)
         for agent in suite.agents
     }
+    assert {"sepo", "ppo", "ddpo", "reinforce"} <= tried.keys()
     assert all(counts == tried["sepo"] for counts in tried.values())
-    assert len(tried["sepo"]) == len(tune.configurations()) == len(runs) / 4
+    assert len(tried["sepo"]) == len(study.configurations) == len(runs) / len(tried)
     assert len({run.name for run in runs}) == len(runs)
+
+
+@pytest.mark.parametrize("name", tune.STUDIES)
+def test_a_form_or_a_reward_gets_the_effort_of_an_agent(name: tune.StudyName) -> None:
+    assert len(tune.STUDIES[name].configurations) == len(tune.STUDIES["agents"].configurations)
 
 
 @pytest.mark.parametrize("seed", make_suite("DNAEnhancer-v0", "full").seeds)
@@ -31,17 +38,31 @@ def test_a_seed_of_the_comparison_is_refused(seed: int) -> None:
         tune.main(tune.Options(seed=seed))
 
 
+@pytest.mark.parametrize(
+    ("naturalness", "expected"),
+    [
+        ([0.95, 0.85, 0.10], 1),  # the highest reward is not natural; of the other two the better one
+        ([0.95, 0.79, 0.78], 0),  # the only natural one, although it is the worst
+        ([0.20, 0.70, 0.60], 1),  # none is natural: the nearest to it
+    ],
+)
+def test_only_natural_configurations_are_eligible(naturalness: list[float], expected: int) -> None:
+    results = pd.DataFrame({"agent": "sepo", tune.CRITERION: [0.1, 0.5, 3.0], tune.NATURALNESS: naturalness})
+    assert tune.select(results).tolist() == [place == expected for place in range(3)]
+
+
 def test_the_table_marks_the_best_of_each_agent(tmp_path: Path) -> None:
+    study = tune.STUDIES["agents"]
     suite = make_suite("ToyCTMC-v0", "smoke", agents=("sepo", "ddpo"), seeds=(1000,))
-    runs = tune.tuning_runs(suite)
+    runs = tune.tuning_runs(suite, study)
     for place, run in enumerate(runs):
         run.claim(tmp_path)
         held_out = 1.0 if place in (3, 4) else 0.01 * place
         run.finish(tmp_path, pd.DataFrame({"iteration": []}), pd.DataFrame(), {tune.CRITERION: held_out, "nfe": 5})
-    table = tune.results_table(runs, tmp_path)
+    table = tune.results_table(runs, study.grid, tmp_path)
     assert len(table) == len(runs)
     selected = table[table["selected"]].set_index("agent")
     for place in (3, 4):
         run = runs[place]
-        assert all(selected.loc[run.agent, name] == run.settings[name] for name in tune.GRID)
+        assert all(selected.loc[run.agent, name] == run.settings[name] for name in study.grid)
     assert len(selected) == 2
