@@ -56,8 +56,9 @@ class AgentConfig:
     """Iterations over which the step size rises linearly to learning_rate."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this total norm before each optimiser step."""
-    kl_coeff: float = 0.0
-    """Weight of the path KL to the pretrained denoiser, nats per sequence."""
+    kl_coeff: float = 0.3
+    """Weight of the path KL to the pretrained denoiser, nats per sequence: without it, samples soon leave the data and
+    fool the reward. 0 also saves the evaluations of the reference."""
     entropy_coeff: float = 0.0
     """Weight of the entropy bonus."""
     max_ratio: float = 1e4

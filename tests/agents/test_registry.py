@@ -10,7 +10,14 @@ from agents import AGENTS, Agent, agent_class
 from sepo_env.errors import UnknownNameError
 from sepo_env.tasks import make
 
-SMALL: dict[str, Any] = {"batch_size": 8, "num_steps": 4, "eval_every": 1, "eval_samples": 8, "tensorboard": "off"}
+SMALL: dict[str, Any] = {
+    "kl_coeff": 0.0,
+    "batch_size": 8,
+    "num_steps": 4,
+    "eval_every": 1,
+    "eval_samples": 8,
+    "tensorboard": "off",
+}
 
 every_agent = pytest.mark.parametrize("name", AGENTS)
 

@@ -20,6 +20,7 @@ from sepo_env.tasks import make
 
 B, K = 8, 4
 SMALL: dict[str, Any] = {
+    "kl_coeff": 0.0,
     "num_iterations": 4,
     "batch_size": B,
     "num_steps": K,
