@@ -208,6 +208,15 @@ print(int(reward(torch.zeros(1, 1, dtype=torch.int64))), flush=True)
     assert await_end(int(done.stdout)), done.stderr
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler, which a shell takes away from what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_no_answer_behind(make, encode):
     reward = make(hang_on_t(), timeout=60.0)
     reward(encode("GAA", "AAA"))
