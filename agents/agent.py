@@ -15,11 +15,13 @@ from agents.collect import derived_seed
 from agents.config import OUTPUT_FIELDS, AgentConfig
 from agents.evaluation import Evaluator
 from agents.logs import Row
+from agents.lora import add_lora
 from agents.recovery import own_randomness
 from agents.registry import agent_class
 from agents.sampling import PolicySampler
 from agents.storage import describe_task, find_task, load_agent, save_agent
 from agents.trainer import Callback, Objective, Trainer
+from agents.weights import frozen_fingerprint, load_policy_state, policy_state
 from sepo_env import TorchRLEnv, tasks
 from sepo_env.denoisers import Denoiser
 from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
@@ -81,7 +83,7 @@ class Agent(ABC):
         self.task = _find_task(task)
         self.device = _find_device(device)
         self.reward = self.task.make_reward(reward)
-        self.denoiser = self.task.load_denoiser().to(self.device)
+        self.denoiser = self._make_policy().to(self.device)
         self.history: list[Row] = []
 
     @abstractmethod
@@ -110,11 +112,18 @@ class Agent(ABC):
             KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
         """
         config = self.config
+        if config.group_size > 0 and not self.task.conditional:
+            raise InvalidArgumentError(
+                f"group_size is {config.group_size}, but the task {self.task.name!r} draws no prompts to share: the "
+                "whole batch is one group; give 0, or prompts to the task."
+            )
         # The caller's own random numbers are not touched, and a no_grad() of his does not reach in here.
         with own_randomness(config.seed), torch.enable_grad():
             reference = self.task.load_denoiser().to(self.device).requires_grad_(False)
+            prompts = self.task.prompt_set
             trainer = Trainer(
-                self._describe() | {"reward": self.reward.name},
+                self._describe()
+                | {"reward": self.reward.name, "prompts": None if prompts is None else prompts.fingerprint},
                 config,
                 env=TorchRLEnv(
                     self.task,
@@ -123,6 +132,7 @@ class Agent(ABC):
                     reward=self.reward,
                     device=self.device,
                     seed=config.seed,
+                    prompt_repeats=max(1, config.group_size),
                 ),
                 denoiser=self.denoiser,
                 reference=reference,
@@ -149,7 +159,7 @@ class Agent(ABC):
         *,
         num_steps: int | None = None,
         seed: int | None = None,
-        prompt: str | Sequence[str] | Tensor | None = None,
+        prompt: str | Sequence[str | None] | Tensor | None = None,
     ) -> Tensor:
         """Draw sequences with the sampler of the training.
 
@@ -158,15 +168,17 @@ class Agent(ABC):
             num_steps: K; None is the training's.
             seed: sequence i depends on ``seed + i`` alone; None draws one from torch's global generator.
             prompt: given letters with "?" where free, one string for all or one for each; or tokens, int64 ``(L,)`` or
-                ``(num_samples, L)``. None: what the task draws, if anything.
+                ``(num_samples, L)``; see `sepo_env.tasks.prompts.resolve_prompts`. It goes before the task's own. None:
+                what the task draws, if anything.
 
         Returns:
             Tokens int64 ``(num_samples, L)``, on the agent's device.
+
+        Raises:
+            InvalidPromptError: prompts that do not fit, or leave nothing to generate.
         """
         if num_samples < 1:
             raise InvalidArgumentError(f"num_samples must be at least 1, got {num_samples}.")
-        if prompt is not None and not isinstance(prompt, Tensor):
-            prompt = self.task.encode([prompt])[0] if isinstance(prompt, str) else self.task.encode(prompt)
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         return self._sampler(num_steps).sample(self.denoiser, num_samples, seed, prompt)
@@ -178,10 +190,12 @@ class Agent(ABC):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json and the weights (safetensors) into a folder, atomically; `load` reads them.
 
+        With adapters (``lora_rank``) these are the weights; the rest is the task's pretrained denoiser.
+
         The state of an unfinished training stands in its checkpoint, not here.
         """
         config = {name: value for name, value in self.config.to_dict().items() if name not in OUTPUT_FIELDS}
-        save_agent(Path(folder), self._describe() | {"config": config}, self.denoiser.state_dict())
+        save_agent(Path(folder), self._describe() | {"config": config}, policy_state(self.denoiser))
 
     @classmethod
     def load(
@@ -214,16 +228,31 @@ class Agent(ABC):
         config = kind.config_class.from_dict(fields)
         found = find_task(description["task"], path, task)
         agent = kind(found, config=config, reward=reward, device=device, **overrides)
+        base = agent._describe().get("base")
+        if base != description.get("base"):
+            raise CheckpointError(
+                path,
+                f"its adapters belong to another pretrained denoiser ({description.get('base')}, this one is {base})",
+                "give the task with the denoiser that they were trained on, and lora_rank as it was",
+            )
         try:
-            agent.denoiser.load_state_dict(weights)
+            load_policy_state(agent.denoiser, weights)
         except RuntimeError as error:
             raise CheckpointError(
                 path, f"its weights do not fit the task's denoiser ({error})", "give task="
             ) from error
         return agent
 
+    def _make_policy(self) -> Denoiser:
+        denoiser, config = self.task.load_denoiser(), self.config
+        if config.lora_rank == 0:
+            return denoiser
+        return add_lora(denoiser, config.lora_rank, config.lora_alpha, config.seed)
+
     def _describe(self) -> dict[str, Any]:
-        return {"agent": self.name, "task": describe_task(self.task)}
+        base = frozen_fingerprint(self.denoiser)
+        adapted = {} if base is None else {"base": base}
+        return {"agent": self.name, "task": describe_task(self.task), **adapted}
 
     def _sampler(self, num_steps: int | None = None) -> PolicySampler:
         config = self.config

@@ -29,24 +29,59 @@ def prompt_groups(trajectories: TensorDictBase) -> Tensor | None:
     return prompt.unique(dim=0, return_inverse=True)[1]
 
 
+def alone(group: Tensor) -> Tensor:
+    """Which trajectories share their prompt with no other one: ids ``(B,)`` -> bool ``(B,)``."""
+    return (group.bincount() == 1)[group]
+
+
+def prompt_figures(trajectories: TensorDictBase) -> dict[str, float]:
+    """How the prompts of a batch repeat: ``prompts``, different ones, and ``lone_share``, trajectories without company.
+
+    Empty where nothing is prompted.
+    """
+    group = prompt_groups(trajectories)
+    if group is None:
+        return {}
+    return {"prompts": int(group.max()) + 1, "lone_share": float(alone(group).float().mean())}
+
+
+def check_prompts_repeat(states: TensorDictBase) -> None:
+    """Refuse a batch of first states ``(B,)`` in which no prompt occurs twice, before anything is spent on it.
+
+    Raises:
+        InvalidArgumentError: every trajectory would have a prompt of its own.
+    """
+    group = prompt_groups(states.unsqueeze(1))
+    if group is not None and bool(alone(group).all()):
+        raise InvalidArgumentError(
+            "every trajectory of the batch has a prompt of its own, so no other one gives a baseline; give group_size "
+            "(trajectories that share each prompt), or use a critic."
+        )
+
+
 def add_group_advantages(trajectories: TensorDictBase, kind: str) -> None:
     r"""Write ``advantage`` ``(B, K, 1)``: that of the whole trajectory, the same at all of its steps.
+
+    A baseline never mixes prompts, so a trajectory that is alone with its prompt has none. It takes no part in the
+    update (advantage 0, nor does it shift anybody's baseline), and `prompt_figures` says how many these are; a
+    ``group_size`` leaves none.
 
     Args:
         trajectories: ``(B, K)``.
         kind: a name in `agents.functional.ADVANTAGES`.
 
     Raises:
-        InvalidArgumentError: every trajectory has a prompt of its own, so that there is nothing to compare it with.
+        InvalidArgumentError: every trajectory is alone.
     """
     reward = trajectory_rewards(trajectories)
     group = prompt_groups(trajectories)
-    if group is not None and len(group.unique()) == len(group):
-        raise InvalidArgumentError(
-            "every trajectory of the batch has a prompt of its own, so no other one gives a baseline; give a larger "
-            "batch_size, or use advantage='critic'."
-        )
-    advantage = ADVANTAGES[kind](reward, group)
+    if group is None:
+        advantage = ADVANTAGES[kind](reward, None)
+    else:
+        check_prompts_repeat(trajectories[:, 0])
+        compared = ~alone(group)
+        advantage = torch.zeros_like(reward)
+        advantage[compared] = ADVANTAGES[kind](reward[compared], group[compared])
     trajectories["advantage"] = advantage[:, None, None].expand(*trajectories.batch_size, 1)
 
 

@@ -33,6 +33,10 @@ class AgentConfig:
     """Iterations: each samples a batch of trajectories and updates the policy on it."""
     batch_size: int = 32
     """Trajectories per iteration (B)."""
+    group_size: int = 0
+    """Trajectories of a batch that share each prompt, of a task that draws prompts: every prompt is drawn once and
+    batch_size / group_size of them make a batch. 0: each trajectory draws its own, and is compared with those that
+    happen to draw the same."""
     num_steps: int = 32
     """Reverse steps per trajectory (K), in training, in evaluation and in `agent.sample` alike."""
     corrector_steps: int = 0
@@ -54,6 +58,11 @@ class AgentConfig:
     """Decoupled weight decay of AdamW."""
     warmup_iterations: int = 0
     """Iterations over which the step size rises linearly to learning_rate."""
+    lora_rank: int = 0
+    """Rank of low-rank adapters (LoRA, extra `lora`): they alone are trained, the pretrained weights stay. 0 trains all
+    weights."""
+    lora_alpha: float | None = None
+    """Adapters are scaled by lora_alpha / lora_rank; None is twice the rank. Read where lora_rank > 0."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this total norm before each optimiser step."""
     kl_coeff: float = 0.3
@@ -87,7 +96,14 @@ class AgentConfig:
         for name in ("num_steps", "inner_epochs", "minibatches", "micro_batch_size", "eval_samples"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("batch_size", self.batch_size >= 2, "at least 2: a baseline compares trajectories")
+        self._require(
+            "group_size",
+            self.group_size == 0 or (self.group_size >= 2 and self.batch_size % self.group_size == 0),
+            f"0, or a divisor of batch_size ({self.batch_size}) from 2 on: one alone has none to be compared with",
+        )
         self._require("checkpoint_every", self.checkpoint_every >= 1, "at least 1")
+        self._require("lora_rank", self.lora_rank >= 0, "at least 0")
+        self._require("lora_alpha", self.lora_alpha is None or self.lora_alpha > 0, "positive, or None")
         for name in ("learning_rate", "max_grad_norm", "corrector_size"):
             self._require(name, getattr(self, name) > 0, "positive")
         for name in ("weight_decay", "kl_coeff", "entropy_coeff"):

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sepo_env.denoisers import ClassifierFreeGuidance
+
 
 class CountsCalls(Protocol):
     """What the meter needs of a reward."""
@@ -22,7 +24,8 @@ class CostMeter:
 
     A forward pass of B sequences costs B. One that a gradient can flow back through costs 3 B: a backward pass
     is about two forward ones. Whether it can is read from the output, so it makes no difference whether the
-    network holds its own parameters or is called with functional ones.
+    network holds its own parameters or is called with functional ones. Guidance is no network: what counts is how
+    often it evaluates the one that it guides, twice a sequence.
 
     Args:
         denoisers: the networks whose evaluations count; each is hooked once.
@@ -45,7 +48,7 @@ class CostMeter:
         self._reward = reward
         self._reward_offset = 0 if reward is None else -reward.calls
         self._handles: list[RemovableHandle] = [
-            denoiser.register_forward_hook(self._count) for denoiser in dict.fromkeys(denoisers)
+            network.register_forward_hook(self._count) for network in dict.fromkeys(map(_network, denoisers))
         ]
 
     def _count(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -70,3 +73,10 @@ class CostMeter:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+def _network(denoiser: nn.Module) -> nn.Module:
+    """What a denoiser evaluates: itself, or the network within its guidance."""
+    while isinstance(denoiser, ClassifierFreeGuidance):
+        denoiser = denoiser.denoiser
+    return denoiser

@@ -14,7 +14,7 @@ from sepo_env.errors import InvalidArgumentError
 
 
 class _Rates(nn.Module):
-    """Tokens ``(..., L)`` and time ``(..., 1)`` -> rates ``(..., L, V)``."""
+    """Tokens ``(..., L)``, time ``(..., 1)`` and, if any, given positions ``(..., L)`` -> rates ``(..., L, V)``."""
 
     def __init__(self, denoiser: Denoiser, process: DiffusionProcess, num_steps: int | None) -> None:
         super().__init__()
@@ -22,15 +22,16 @@ class _Rates(nn.Module):
         self.process = process
         self.num_steps = num_steps
 
-    def forward(self, tokens: Tensor, time: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, time: Tensor, prompt_mask: Tensor | None = None) -> Tensor:
         batch, length = tokens.shape[:-1], tokens.shape[-1]
+        given = None if prompt_mask is None else prompt_mask.reshape(-1, length)
         t = time.double().reshape(-1)
         s = None
         if self.num_steps is not None:
             # The next time of the grid, in the sampler's own float64: a float32 time is off by a rounding
             # error.
             s = 1.0 - (torch.round((1.0 - t) * self.num_steps) + 1.0) / self.num_steps
-        rates = self.process.rates(self.denoiser, tokens.reshape(-1, length), t, s)
+        rates = self.process.rates(self.denoiser, tokens.reshape(-1, length), t, s, given)
         return rates.reshape(*batch, *rates.shape[1:])
 
 
@@ -49,6 +50,9 @@ class RatePolicy(TensorDictModule):
         tokens_key: where tokens ``(..., L)`` are read.
         time_key: where the time ``(..., 1)`` is read.
         action_key: where rates ``(..., L, V)`` are written, in the denoiser's dtype.
+        prompt_key: where the given positions ``(..., L)`` are read, as conditional environments show them; None:
+            nowhere. Only a denoiser that reads them
+            (:class:`~sepo_env.diffusion.process.ReadsPrompt`, such as guidance) makes something of them.
 
     Raises:
         InvalidArgumentError: a graph without mask and no ``num_steps``.
@@ -63,6 +67,7 @@ class RatePolicy(TensorDictModule):
         tokens_key: NestedKey = "tokens",
         time_key: NestedKey = "time",
         action_key: NestedKey = "action",
+        prompt_key: NestedKey | None = None,
     ) -> None:
         if process.graph.mask_token is None and num_steps is None:
             raise InvalidArgumentError(
@@ -70,7 +75,8 @@ class RatePolicy(TensorDictModule):
             )
         # A masked position's rates are the same on every grid.
         grid = num_steps if process.graph.mask_token is None else None
-        super().__init__(_Rates(denoiser, process, grid), in_keys=[tokens_key, time_key], out_keys=[action_key])
+        in_keys = [tokens_key, time_key] if prompt_key is None else [tokens_key, time_key, prompt_key]
+        super().__init__(_Rates(denoiser, process, grid), in_keys=in_keys, out_keys=[action_key])
 
 
 class ValueNetwork(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from sepo_env.diffusion.process import DenoiserLike
 from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.diffusion.sampler import ReverseStep, initial_tokens, reverse_steps
 from sepo_env.tasks import Task
+from sepo_env.tasks.prompts import resolve_prompts
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class PolicySampler:
     device: torch.device
 
     def paths(
-        self, denoiser: DenoiserLike, num_samples: int, seed: int, prompt: Tensor | None = None
+        self, denoiser: DenoiserLike, num_samples: int, seed: int, prompt: Any = None
     ) -> Iterator[Iterator[ReverseStep]]:
         """Walk the reverse paths of ``num_samples`` sequences, chunk by chunk; consume each before the next one.
 
@@ -43,14 +45,18 @@ class PolicySampler:
             denoiser: the policy.
             num_samples: how many sequences.
             seed: sequence i depends on ``seed + i`` alone, not on the chunks.
-            prompt: int64 ``(L,)`` or ``(num_samples, L)``, visible tokens where given; None: the task's own.
+            prompt: one for all or one for each, as `sepo_env.tasks.prompts.resolve_prompts` takes them; None: the
+                task's own.
+
+        Raises:
+            InvalidPromptError: prompts that do not fit, or leave nothing to generate.
         """
+        all_keys = keys_from_seed(torch.arange(seed, seed + num_samples, device=self.device))
+        prompts = resolve_prompts(self.task, prompt, all_keys)
         for start in range(0, num_samples, self.chunk_size):
             stop = min(start + self.chunk_size, num_samples)
-            keys = keys_from_seed(torch.arange(seed + start, seed + stop, device=self.device))
-            given = self.task.prompt(keys) if prompt is None and self.task.conditional else prompt
-            if prompt is not None and prompt.ndim == 2:
-                given = prompt[start:stop]
+            keys = all_keys[start:stop]
+            given = None if prompts is None else prompts[start:stop]
             tokens, prompt_mask = initial_tokens(self.task.process, keys, self.task.length, given)
             yield reverse_steps(
                 self.task.process,
@@ -58,13 +64,13 @@ class PolicySampler:
                 tokens,
                 num_steps=self.num_steps,
                 keys=keys,
-                prompt_mask=prompt_mask,
+                prompt_mask=None if given is None else prompt_mask,
                 corrector_steps=self.corrector_steps,
                 corrector_size=self.corrector_size,
             )
 
     @torch.no_grad()
-    def sample(self, denoiser: DenoiserLike, num_samples: int, seed: int, prompt: Tensor | None = None) -> Tensor:
+    def sample(self, denoiser: DenoiserLike, num_samples: int, seed: int, prompt: Any = None) -> Tensor:
         """Draw finished sequences, int64 ``(num_samples, L)``; arguments as for `paths`."""
         chunks = []
         for path in self.paths(denoiser, num_samples, seed, prompt):

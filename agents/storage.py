@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,25 @@ from sepo_env.tasks import Task
 
 FORMAT = "agents.agent/1"
 CONFIG_FILE = "config.json"
+_MOST_LETTERS = 64
 
 
 def describe_task(task: Task) -> dict[str, Any]:
     """What a policy must find again in the task that it is loaded for."""
     return {
         "name": task.name,
-        "alphabet": task.alphabet,
+        "alphabet": _alphabet(task.token_texts),
         "length": task.length,
         "process": repr(task.process),
     }
+
+
+def _alphabet(token_texts: Sequence[str]) -> str:
+    """All letters, or a fingerprint where there are too many to be read."""
+    if len(token_texts) <= _MOST_LETTERS:
+        return "".join(token_texts)
+    digest = hashlib.sha256(json.dumps(list(token_texts)).encode()).hexdigest()
+    return f"{len(token_texts)} tokens, sha256 {digest[:16]}"
 
 
 def find_task(description: Mapping[str, Any], path: Path, given: Task | None) -> Task:

@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 refused or failed, with the reason; 2 wrong usage; 3 diver
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from tqdm import tqdm
 
 from agents.config import AgentConfig
 from agents.registry import AGENTS, agent_class
-from sepo_env.errors import DivergenceError, SepoEnvError
+from sepo_env import tasks
+from sepo_env.errors import DivergenceError, InvalidArgumentError, SepoEnvError
+from sepo_env.registration import ENVIRONMENTS
+from sepo_env.tasks import Task
 
 AGENT_FOLDER = "agent"
 
@@ -41,6 +45,10 @@ class RunOptions:
     """Environment id or task name, such as DNAEnhancer-v0 or ToyCTMC-v0."""
     reward: str | None = None
     """Name of one of the task's training rewards; None takes the task's own."""
+    prompt: str | None = None
+    """Given letters with ? where free: the agent is trained on, and shows, sequences that keep them."""
+    task_options: str = "{}"
+    """Options of the task as a JSON object, such as {"reward_model": "runs/rm/reward_model"} for TextRLHF-v0."""
     device: str = "auto"
     """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1 ..."""
     resume: bool = False
@@ -54,7 +62,9 @@ class RunOptions:
 def train(name: str, config: AgentConfig, options: RunOptions) -> int:
     """Run one training; returns the exit code, and says on standard error what went wrong."""
     try:
-        agent = agent_class(name)(options.task, config=config, reward=options.reward, device=options.device)
+        agent = agent_class(name)(_make_task(options), config=config, reward=options.reward, device=options.device)
+        if options.prompt is not None:
+            agent.task.start_from(options.prompt)
         agent.train(resume=options.resume, progress=not options.quiet)
         if config.log_dir is not None:
             agent.save(Path(config.log_dir) / AGENT_FOLDER)
@@ -69,6 +79,24 @@ def train(name: str, config: AgentConfig, options: RunOptions) -> int:
         samples = agent.sample(options.samples, seed=config.seed) if options.samples > 0 else []
         _report(agent.history, samples)
     return DONE
+
+
+def _make_task(options: RunOptions) -> str | Task:
+    """The task with its options; the name alone where there are none."""
+    try:
+        given = json.loads(options.task_options)
+    except ValueError as error:
+        raise InvalidArgumentError(f'task_options are no JSON ({error}); give an object: {{"name": value}}.') from error
+    if not isinstance(given, dict):
+        raise InvalidArgumentError(f'task_options are {options.task_options}; give an object: {{"name": value}}.')
+    if not given:
+        return options.task
+    try:
+        return tasks.make(ENVIRONMENTS.get(options.task, options.task), **given)
+    except TypeError as error:
+        raise InvalidArgumentError(
+            f"{options.task} does not take these task_options ({error}); check names."
+        ) from error
 
 
 def _report(history: Sequence[dict[str, Any]], samples: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from agents.batch import trajectory_rewards, visited_states
+from agents.batch import check_prompts_repeat, prompt_figures, trajectory_rewards, visited_states
 from agents.checkpoint import State
 from agents.collect import collect, derived_seed
 from agents.config import AgentConfig
@@ -25,6 +25,7 @@ from agents.policy import Critic
 from agents.progress import ProgressBar
 from agents.recovery import RunCheckpoint
 from agents.update import Updater
+from agents.weights import load_policy_state, policy_state
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import Denoiser
 from sepo_env.errors import DivergenceError
@@ -110,6 +111,7 @@ class Trainer:
 
         Raises:
             CheckpointError: no checkpoint to resume from, that of another run, or one that a new run would overwrite.
+            InvalidArgumentError: prompts of which none occurs twice, where advantages compare those that share one.
             DivergenceError: a loss, gradient or ratio out of bounds; names the last good checkpoint.
         """
         if resume:
@@ -117,6 +119,9 @@ class Trainer:
             self.load_state_dict(parts)
         else:
             self.checkpoint.refuse_to_overwrite()
+        if self.objective.critic is None:
+            self.env.set_seed(derived_seed(self.config.seed, self.iteration), static_seed=True)
+            check_prompts_repeat(self.env.reset())
         self.checkpoint.hold(self.state_dict(), self.rows)
         batches = collect(self.env, self.denoiser, self.config, self.iteration)
         try:
@@ -171,6 +176,7 @@ class Trainer:
             "reward_mean": float(reward.mean()),
             "reward_median": float(reward.median()),
             "reward_std": float(reward.std()),
+            **prompt_figures(trajectories),
             **figures,
             **dict.fromkeys(EVALUATION_COLUMNS),
         }
@@ -218,7 +224,7 @@ class Trainer:
             "iteration_cost": self.iteration_cost,
         }
         parts = (
-            self.denoiser.state_dict(),
+            policy_state(self.denoiser),
             {} if critic is None else critic.state_dict(),
             self.updater.optimiser.state_dict(),
             self.updater.scheduler.state_dict(),
@@ -228,7 +234,7 @@ class Trainer:
 
     def load_state_dict(self, parts: Mapping[str, State]) -> None:
         """Continue from what `state_dict` gave."""
-        self.denoiser.load_state_dict(parts["denoiser"])
+        load_policy_state(self.denoiser, parts["denoiser"])
         if self.objective.critic is not None:
             self.objective.critic.load_state_dict(parts["critic"])
         self.updater.optimiser.load_state_dict(dict(parts["optimiser"]))

@@ -37,6 +37,8 @@ class Options:
     """One run of each agent for each; the suite's own if none is given."""
     budget: int | None = None
     """Network evaluations of a run (1 a sequence forward, 3 with its backward); the suite's own if not given."""
+    prompt: str | None = None
+    """Letters that every sequence keeps, with ? where free; give a folder of its own with it (--output)."""
     device: str = "cpu"
     """Where the networks live: cpu, cuda, cuda:1, ..."""
     workers: int | None = None
@@ -58,7 +60,7 @@ class Options:
 
     def make_suite(self) -> Suite:
         """The suite with what was given in place of its own."""
-        given = {"agents": self.agents, "seeds": self.seeds, "budget": self.budget}
+        given = {"agents": self.agents, "seeds": self.seeds, "budget": self.budget, "prompt": self.prompt}
         return make_suite(self.task, self.suite_name, **{name: value for name, value in given.items() if value})
 
     def num_workers(self) -> int:

@@ -6,6 +6,8 @@ from gymnasium.envs.registration import register, registry
 
 ENVIRONMENTS: dict[str, str] = {
     "DNAEnhancer-v0": "dna_enhancer",
+    "TextRLHF-v0": "text_rlhf",
+    "TextSentiment-v0": "text_sentiment",
     "ToyCTMC-v0": "toy",
 }
 """Id -> name of the task; all ids share the same two classes."""

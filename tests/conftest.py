@@ -6,9 +6,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import importlib.util
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -48,3 +51,15 @@ def generator() -> torch.Generator:
 def project_root() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def fake_grelu() -> ModuleType:
+    """The module ``tests/fake_grelu.py``, a stand-in for gReLU; ``install(monkeypatch)`` puts it in place."""
+    spec = importlib.util.spec_from_file_location("fake_grelu", Path(__file__).with_name("fake_grelu.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fake_grelu"] = module  # its classes are pickled by that name
+    spec.loader.exec_module(module)
+    return module

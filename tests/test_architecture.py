@@ -15,8 +15,19 @@ MAX_LINES = 350
 ALLOWED = {
     "sepo_env.errors": set(),
     "sepo_env.diffusion": {"sepo_env.errors"},
-    "sepo_env.rewards": {"sepo_env.errors"},
-    "sepo_env.denoisers": {"sepo_env.diffusion", "sepo_env.errors"},
+    "sepo_env.foreign": {"sepo_env.errors"},
+    "sepo_env.hub": {"sepo_env.errors"},
+    "sepo_env.hugging_face": {"sepo_env.errors"},
+    "sepo_env.tensorfile": {"sepo_env.errors"},
+    "sepo_env.rewards": {"sepo_env.errors", "sepo_env.foreign", "sepo_env.hugging_face", "sepo_env.tensorfile"},
+    "sepo_env.denoisers": {
+        "sepo_env.diffusion",
+        "sepo_env.errors",
+        "sepo_env.foreign",
+        "sepo_env.hub",
+        "sepo_env.hugging_face",
+        "sepo_env.tensorfile",
+    },
     "sepo_env.assets": {"sepo_env.errors"},
     # How the assets were made: training scripts that no other module imports.
     "sepo_env.assets.build": {
@@ -32,6 +43,7 @@ ALLOWED = {
         "sepo_env.denoisers",
         "sepo_env.diffusion",
         "sepo_env.errors",
+        "sepo_env.hugging_face",
         "sepo_env.rewards",
     },
     "sepo_env.envs": {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = ("sepo_env", "agents")
-DATA = {".safetensors", ".npz", ".json", ".md"}
+DATA = {".safetensors", ".npz", ".json", ".jsonl", ".md"}
 
 
 @pytest.fixture(scope="module")

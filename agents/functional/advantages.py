@@ -1,7 +1,8 @@
 r"""Advantages of finished trajectories, from their rewards alone.
 
 A baseline may depend on the prompt, never on the sampled sequence. Trajectories of one prompt form a *group*,
-and no baseline mixes groups; without groups the batch is one.
+and no baseline mixes groups; without groups the batch is one. A group of one has no baseline: it is refused, since
+its advantage of 0 would look like a verdict.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ def _group_membership(reward: Tensor, group: Tensor | None) -> Tensor:
         group = torch.zeros_like(reward, dtype=torch.int64)
     if group.shape != reward.shape:
         raise InvalidShapeError("group", group.shape, f"{tuple(reward.shape)}, as reward")
-    return (group[:, None] == group[None, :]).to(reward.dtype)
+    same = (group[:, None] == group[None, :]).to(reward.dtype)
+    if bool((same.sum(dim=-1) < 2).any()):
+        raise InvalidArgumentError(
+            "a baseline needs at least 2 trajectories a prompt, but a group has one; draw more trajectories of each "
+            "prompt (group_size), or leave out those that are alone."
+        )
+    return same
 
 
 def batch_mean_advantage(reward: Tensor, group: Tensor | None = None) -> Tensor:
@@ -36,6 +43,9 @@ def batch_mean_advantage(reward: Tensor, group: Tensor | None = None) -> Tensor:
 
     Returns:
         ``(B,)``.
+
+    Raises:
+        InvalidArgumentError: a group of one.
 
     >>> batch_mean_advantage(torch.tensor([1.0, 3.0, 10.0, 20.0]), torch.tensor([0, 0, 7, 7]))
     tensor([-1.,  1., -5.,  5.])
@@ -57,6 +67,9 @@ def group_normalised_advantage(reward: Tensor, group: Tensor | None = None, *, e
 
     Returns:
         ``(B,)``.
+
+    Raises:
+        InvalidArgumentError: a group of one.
 
     >>> group_normalised_advantage(torch.tensor([1.0, 3.0]))
     tensor([-1.0000,  1.0000])
@@ -81,18 +94,13 @@ def leave_one_out_advantage(reward: Tensor, group: Tensor | None = None) -> Tens
         ``(B,)``.
 
     Raises:
-        InvalidArgumentError: a group of one has no other samples.
+        InvalidArgumentError: a group of one.
 
     >>> leave_one_out_advantage(torch.tensor([1.0, 3.0, 5.0]))
     tensor([-3.,  0.,  3.])
     """
     same = _group_membership(reward, group)
     size = same.sum(dim=-1)
-    if bool((size < 2).any()):
-        raise InvalidArgumentError(
-            "a leave-one-out baseline needs at least 2 trajectories a prompt, but a group has one; "
-            "draw more trajectories of each prompt."
-        )
     return batch_mean_advantage(reward, group) * size / (size - 1)
 
 

@@ -35,28 +35,32 @@ class SiteConditionals:
     process: DiffusionProcess
     time: float
 
-    def _log_conditionals(self, tokens: Tensor) -> Tensor:
+    def _log_conditionals(self, tokens: Tensor, prompt_mask: Tensor) -> Tensor:
         t = torch.full(tokens.shape[:1], self.time, dtype=torch.float64, device=tokens.device)
-        output = self.denoiser(tokens, t)
+        output = self.process.evaluate(self.denoiser, tokens, t, prompt_mask)
         if self.process.graph.mask_token is not None:
             return self.process.log_posterior(output, tokens, t, self.denoiser.parameterisation)
         log_score = self.process.log_score(output, tokens, t, self.denoiser.parameterisation)
         return torch.log_softmax(log_score.scatter(-1, tokens[..., None], 0.0), dim=-1)
 
-    def at(self, tokens: Tensor, site: Tensor) -> Tensor:
-        """One position of each sequence: tokens ``(R, L)``, site ``(R,)`` -> ``(R, V)``."""
+    def at(self, tokens: Tensor, site: Tensor, prompt_mask: Tensor) -> Tensor:
+        """One position of each sequence: tokens ``(R, L)``, site ``(R,)``, given positions ``(R, L)`` -> ``(R, V)``.
+
+        A site is not among the given positions.
+        """
         mask_token = self.process.graph.mask_token
         if mask_token is not None:
             tokens = tokens.scatter(1, site[:, None], mask_token)
-        return self._log_conditionals(tokens)[torch.arange(len(site), device=site.device), site]
+        return self._log_conditionals(tokens, prompt_mask)[torch.arange(len(site), device=site.device), site]
 
-    def everywhere(self, tokens: Tensor) -> Tensor:
-        """All positions: ``(N, L)`` -> ``(N, L, V)``."""
+    def everywhere(self, tokens: Tensor, prompt_mask: Tensor) -> Tensor:
+        """All positions: tokens and given positions ``(N, L)`` -> ``(N, L, V)``; rows of given ones mean nothing."""
         if self.process.graph.mask_token is None:
-            return self._log_conditionals(tokens)
+            return self._log_conditionals(tokens, prompt_mask)
         num_rows, length = tokens.shape
         site = torch.arange(length, device=tokens.device).repeat(num_rows)
-        return self.at(tokens.repeat_interleave(length, dim=0), site).unflatten(0, (num_rows, length))
+        repeated, given = (rows.repeat_interleave(length, dim=0) for rows in (tokens, prompt_mask))
+        return self.at(repeated, site, given).unflatten(0, (num_rows, length))
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class SNISForm(Form):
         last = (states.s <= 0) & (states.t > 0)
         x, free = states.final_tokens[last], ~states.prompt_mask[last]
         conditionals = SiteConditionals(evaluation.denoiser, evaluation.process, self.time)
-        log_conditional = conditionals.everywhere(x)
+        log_conditional = conditionals.everywhere(x, ~free)
         own = x[..., None]
         log_score = log_conditional - log_conditional.gather(-1, own)
         neighbour = free[..., None] & torch.ones_like(log_score, dtype=torch.bool).scatter(-1, own, False)
@@ -138,13 +142,11 @@ class SNISForm(Form):
         counter = site * neighbour.shape[-1] + token
         # In front, the positions that may be drawn: those that no prompt fixes.
         free_first = free.long().argsort(dim=-1, descending=True, stable=True)[row]
-        num_free = free.sum(dim=-1)[row]
+        given = ~free[row]
         chunk = max(1, self.chunk_size // self.num_draws)
         estimates = [
             self._log_pi_chunk(conditionals, *parts)
-            for parts in zip(
-                *(part.split(chunk) for part in (y, keys[row], counter, free_first, num_free)), strict=True
-            )
+            for parts in zip(*(part.split(chunk) for part in (y, keys[row], counter, free_first, given)), strict=True)
         ]
         return torch.cat([y.new_zeros(0, dtype=torch.float64), *estimates])
 
@@ -155,15 +157,17 @@ class SNISForm(Form):
         keys: Tensor,
         counter: Tensor,
         free_first: Tensor,
-        num_free: Tensor,
+        given: Tensor,
     ) -> Tensor:
         num_tokens = conditionals.process.graph.num_tokens
+        num_free = (~given).sum(dim=-1)
         u_site, u_token = uniforms(keys, counter, 2 * self.num_draws).chunk(2, dim=-1)
         site = free_first.gather(1, (u_site * num_free[:, None]).long())
         token = (u_token * num_tokens).long()
         y_token = y.gather(1, site)
         z = y.repeat_interleave(self.num_draws, dim=0).scatter(1, site.reshape(-1, 1), token.reshape(-1, 1))
-        log_conditional = conditionals.at(z, site.reshape(-1)).unflatten(0, site.shape)
+        given = given.repeat_interleave(self.num_draws, dim=0)
+        log_conditional = conditionals.at(z, site.reshape(-1), given).unflatten(0, site.shape)
         log_refill = log_conditional.gather(-1, y_token[..., None])[..., 0]
         log_score = log_refill - log_conditional.gather(-1, token[..., None])[..., 0]
         # y itself is drawn through any position; another member of the ball through one of them only. The same

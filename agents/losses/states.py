@@ -69,7 +69,7 @@ class StateEvaluation:
 
     @cached_property
     def _output(self) -> Tensor:
-        return self.denoiser(self.states.tokens, self.states.t)
+        return self.process.evaluate(self.denoiser, self.states.tokens, self.states.t, self.states.prompt_mask)
 
     @cached_property
     def log_posterior(self) -> Tensor:

@@ -20,6 +20,7 @@ from comparison.worker import make_task
 from sepo_env.tasks.metrics import kmer_counts
 
 LABELS = {
+    "held_out_mean": "held-out reward, mean",
     "held_out_median": "held-out reward, median",
     "held_out_q05": "held-out reward, 5 %",
     "held_out_q25": "held-out reward, 25 %",
@@ -31,6 +32,9 @@ LABELS = {
     "kmer_correlation": "3-mer correlation (Pearson r)",
     "log_likelihood_median": "log-likelihood bound, median (nats)",
     "likely_as_real": "as likely as real ones (share)",
+    "distinct_1": "distinct-1 (share)",
+    "distinct_2": "distinct-2 (share)",
+    "distinct_3": "distinct-3 (share)",
     "uniqueness": "uniqueness (share)",
     "mean_hamming": "mean Hamming distance",
     "nearest_hamming": "nearest Hamming distance, mean",
@@ -40,6 +44,7 @@ LABELS = {
     "wall_time": "training time (s)",
 }
 """Rows of the table in their order; a metric that a task adds follows under its own name."""
+_SHOWN_SAMPLES = 5
 
 
 class Reference(NamedTuple):
@@ -51,6 +56,7 @@ class Reference(NamedTuple):
         likelihood_band: central 90 % of their log-likelihood bounds.
         kmers: (V^3,) 3-mer counts of the most active ones.
         kmers_name: what those sequences are.
+        readable: whether a person can read the sequences, so that the report shows some.
     """
 
     unit: str
@@ -58,6 +64,7 @@ class Reference(NamedTuple):
     likelihood_band: tuple[float, float] | None = None
     kmers: NDArray[np.int64] | None = None
     kmers_name: str = ""
+    readable: bool = False
 
 
 class Results(NamedTuple):
@@ -167,6 +174,7 @@ def _page(
         else ""
     )
     judged = suite.evaluation
+    texts = f"{_shown_samples(results.samples)}\n\n" if reference.readable else ""
     settings = "\n".join(
         f"- {agent}: " + ", ".join(f"{name} {value}" for name, value in suite.settings(agent).items())
         for agent in suite.agents
@@ -189,13 +197,28 @@ Probability of improvement of the median held-out reward, with bootstrap 95 % in
 
 {shown}
 
-Settings; all others are the defaults of the agents' configurations. Those that differ between agents were chosen by
-`benchmarks/tune.py` on the held-out oracle, with a seed that no run here has and as many configurations for each agent.
+{texts}Settings; all others are the defaults of the agents' configurations. How those that differ between agents were
+chosen stands in `benchmarks/comparison/suite.py`.
 
 {settings}
 
 {packages}, Python {platform.python_version()}, {torch.get_num_threads()} threads, {platform.machine()}.
 """
+
+
+def _shown_samples(samples: pd.DataFrame) -> str:
+    """A table of the first sequences of each agent's first seed, best ones not sought out, with their scores."""
+    first = samples[samples["seed"] == samples["seed"].min()]
+    shown = first.groupby("agent", sort=False).head(_SHOWN_SAMPLES)
+    cells = pd.DataFrame(
+        {
+            "held-out": shown["held_out_reward"].map("{:+.2f}".format),
+            "training": shown["training_reward"].map("{:+.2f}".format),
+            "sequence": shown["sequence"],
+        }
+    ).set_index(pd.Index(shown["agent"], name="agent"))
+    title = f"The first {_SHOWN_SAMPLES} sequences of each agent's first seed, not selected:"
+    return f"{title}\n\n{tables.markdown_table(cells)}"
 
 
 def _three_mers(sequences: pd.Series, env_id: str) -> NDArray[np.int64]:
@@ -219,4 +242,24 @@ def _dna_reference(suite: Suite) -> Reference:
     )
 
 
-_REFERENCES = {"DNAEnhancer-v0": _dna_reference, "ToyCTMC-v0": _toy_reference}
+def _text_reference(suite: Suite) -> Reference:
+    tables_ = make_task(suite.task).reference
+    likelihood = tables_["log_likelihood_percentiles_test"]
+    return Reference(
+        unit="sentiment, -1 to 1; held out: VADER",
+        held_out=tables_["vader_percentiles_test"],
+        likelihood_band=(float(likelihood[5]), float(likelihood[95])),
+        readable=True,
+    )
+
+
+def _rlhf_reference(suite: Suite) -> Reference:
+    return Reference(unit="sentiment, -1 to 1; held out: VADER", readable=True)
+
+
+_REFERENCES = {
+    "DNAEnhancer-v0": _dna_reference,
+    "TextRLHF-v0": _rlhf_reference,
+    "TextSentiment-v0": _text_reference,
+    "ToyCTMC-v0": _toy_reference,
+}

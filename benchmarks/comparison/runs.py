@@ -40,6 +40,7 @@ class Run:
         reward: what the agent is trained on; None is the task's training reward.
         weights: fingerprint of the shipped denoiser and oracles.
         variant: tells runs of one agent with other settings apart, where there are such.
+        prompt: letters that every sequence keeps, with "?" where free; None: what the task draws, if anything.
     """
 
     task: str
@@ -50,6 +51,7 @@ class Run:
     reward: str | None
     weights: str
     variant: str = ""
+    prompt: str | None = None
 
     @property
     def name(self) -> str:
@@ -120,7 +122,16 @@ def plan(suite: Suite) -> list[Run]:
     """All runs of a suite, seed by seed, so that an interrupted comparison has every agent."""
     weights = weights_fingerprint()
     return [
-        Run(suite.task, agent, seed, suite.settings(agent), suite.evaluation, suite.reward, weights)
+        Run(
+            suite.task,
+            agent,
+            seed,
+            suite.settings(agent),
+            suite.evaluation,
+            suite.reward,
+            weights,
+            prompt=suite.prompt,
+        )
         for seed in suite.seeds
         for agent in suite.agents
     ]

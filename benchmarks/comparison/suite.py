@@ -47,9 +47,11 @@ class Suite:
         budget: network evaluations a run (NFE: a sequence forward is 1, forward and backward 3).
         cost_per_trajectory: network evaluations for each trajectory, sampling and update together.
         common: settings of every agent.
-        tuned: settings by agent, chosen by ``benchmarks/tune.py`` with the same effort for each.
+        tuned: settings by agent; each suite says how they were chosen.
         evaluation: how the ends of the runs are judged.
         reward: what all agents are trained on; None is the task's training reward.
+        prompt: letters that every sequence keeps, of agents and of the pretrained denoiser alike, with "?" where free;
+            None: what the task draws, if anything.
     """
 
     task: str
@@ -61,6 +63,7 @@ class Suite:
     tuned: Mapping[str, Mapping[str, Any]]
     evaluation: Evaluation
     reward: str | None = None
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         """Check names and numbers before anything runs."""
@@ -134,6 +137,8 @@ _DNA = Suite(
         "eval_samples": 64,
         "checkpoint_every": 5,
     },
+    # By benchmarks/tune.py, nine configurations an agent, on a seed of its own: the highest held-out median among those
+    # whose samples are as likely as real ones. The table is benchmarks/results/tuning/agents.csv.
     tuned={
         "sepo": {"inner_epochs": 1, "learning_rate": 3e-4, "kl_coeff": 0.3},
         "ppo": {"inner_epochs": 2, "learning_rate": 3e-4, "kl_coeff": 0.1},
@@ -161,12 +166,52 @@ _TOY = Suite(
     evaluation=Evaluation(num_samples=256, num_steps=12, metrics={}),
 )
 
+_TEXT = Suite(
+    task="TextSentiment-v0",
+    agents=ALL_AGENTS,
+    seeds=(0, 1),
+    budget=20 * 32 * 96,
+    cost_per_trajectory=96,
+    common={
+        "batch_size": 32,
+        "num_steps": 24,
+        "micro_batch_size": 64,
+        "eval_every": 4,
+        "eval_samples": 64,
+        "checkpoint_every": 5,
+    },
+    # Not tuned yet: the same settings for all.
+    tuned={
+        "sepo": {"inner_epochs": 1, "learning_rate": 3e-4, "kl_coeff": 0.01},
+        "ppo": {"inner_epochs": 2, "learning_rate": 3e-4, "kl_coeff": 0.01},
+        "ddpo": {"inner_epochs": 2, "learning_rate": 3e-4, "kl_coeff": 0.01},
+        "reinforce": {"inner_epochs": 1, "learning_rate": 3e-4, "kl_coeff": 0.01},
+    },
+    evaluation=Evaluation(num_samples=128, num_steps=24, metrics={}),
+)
+
+_RLHF = dataclasses.replace(
+    _TEXT,
+    task="TextRLHF-v0",
+    # Eight trajectories share each prompt: a baseline never mixes prompts.
+    common={**_TEXT.common, "group_size": 8},
+    evaluation=Evaluation(num_samples=128, num_steps=24, metrics={"likelihood_samples": 64}),
+)
+
 _FULL: dict[str, dict[str, Any]] = {
     "DNAEnhancer-v0": {
         # Twice the cost in larger batches: as many updates as the settings were tuned for, on better gradients.
         "common": {**_DNA.common, "batch_size": 64},
         "budget": 12 * 64 * 104,
         "evaluation": Evaluation(num_samples=640, num_steps=32, metrics={"likelihood_samples": 128}),
+    },
+    "TextRLHF-v0": {
+        "budget": 20 * 32 * 96,
+        "evaluation": Evaluation(num_samples=320, num_steps=24, metrics={"likelihood_samples": 128}),
+    },
+    "TextSentiment-v0": {
+        "budget": 20 * 32 * 96,
+        "evaluation": Evaluation(num_samples=320, num_steps=24, metrics={}),
     },
     "ToyCTMC-v0": {
         "budget": 100 * 32 * 48,
@@ -175,7 +220,7 @@ _FULL: dict[str, dict[str, Any]] = {
 }
 """What the full suite changes beside the seeds; the sampler that judges is the one that was trained."""
 
-_SUITES: dict[str, Suite] = {suite.task: suite for suite in (_DNA, _TOY)}
+_SUITES: dict[str, Suite] = {suite.task: suite for suite in (_DNA, _RLHF, _TEXT, _TOY)}
 
 
 def make_suite(task: str, name: SuiteName, **changes: Any) -> Suite:
@@ -185,7 +230,7 @@ def make_suite(task: str, name: SuiteName, **changes: Any) -> Suite:
         task: Gymnasium id.
         name: ``"default"``, ``"full"`` (five seeds, a larger budget, more samples to judge) or ``"smoke"`` (a
             few iterations, to see that all parts work).
-        **changes: fields that replace the suite's own: agents, seeds, budget.
+        **changes: fields that replace the suite's own: agents, seeds, budget, prompt.
 
     Raises:
         UnknownNameError: no suite is written for that task; add one in this file.

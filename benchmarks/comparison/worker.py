@@ -15,9 +15,11 @@ from agents.registry import agent_class
 from comparison.runs import Run
 from comparison.tables import COST_COLUMNS, PRETRAINED
 from sepo_env import tasks
+from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.diffusion.sampler import sample
 from sepo_env.registration import ENVIRONMENTS
 from sepo_env.tasks import Task
+from sepo_env.tasks.prompts import resolve_prompts
 
 _CHUNK = 64
 _SAMPLE_SEED = 1_000_000_007
@@ -50,13 +52,13 @@ def execute(run: Run, output: Path, device: str, report: Report) -> None:
         report: called with the progress after every step; what it raises stops the run, which can be resumed.
     """
     folder = run.claim(output)
-    task = make_task(run.task)
+    task = make_task(run.task, run.prompt)
     report(Progress(run.name, 0.0, "starting"))
     if run.agent == PRETRAINED:
         curve, cost = pd.DataFrame(columns=["iteration"]), dict.fromkeys(COST_COLUMNS, 0)
         draw: Callable[..., Tensor] = _pretrained_sampler(task, device)
     else:
-        agent = _train(run, folder, device, report)
+        agent = _train(run, task, folder, device, report)
         curve, last = pd.DataFrame(agent.history), agent.history[-1]
         cost = {name: last[name] for name in COST_COLUMNS}
         draw = agent.sample_tokens
@@ -65,15 +67,18 @@ def execute(run: Run, output: Path, device: str, report: Report) -> None:
     run.finish(output, curve, samples, {**cost, **figures})
 
 
-def make_task(env_id: str) -> Task:
-    """The task behind a Gymnasium id."""
-    return tasks.make(ENVIRONMENTS[env_id])
+def make_task(env_id: str, prompt: str | None = None) -> Task:
+    """The task behind a Gymnasium id, with what every sequence keeps, if anything."""
+    task = tasks.make(ENVIRONMENTS[env_id])
+    if prompt is not None:
+        task.start_from(prompt)
+    return task
 
 
-def _train(run: Run, folder: Path, device: str, report: Report) -> Any:
+def _train(run: Run, task: Task, folder: Path, device: str, report: Report) -> Any:
     log_dir = folder / "log"
     agent = agent_class(run.agent)(
-        run.task, reward=run.reward, device=device, seed=run.seed, log_dir=str(log_dir), **run.settings
+        task, reward=run.reward, device=device, seed=run.seed, log_dir=str(log_dir), **run.settings
     )
 
     held_out = ""
@@ -93,7 +98,18 @@ def _pretrained_sampler(task: Task, device: str) -> Callable[..., Tensor]:
     denoiser = task.denoiser.to(device)
 
     def draw(num_samples: int, num_steps: int, seed: int) -> Tensor:
-        return sample(task.process, denoiser, num_samples, task.length, num_steps=num_steps, seed=seed, device=device)
+        keys = keys_from_seed(torch.arange(seed, seed + num_samples, device=device))
+        prompt = resolve_prompts(task, None, keys)
+        return sample(
+            task.process,
+            denoiser,
+            num_samples,
+            task.length,
+            num_steps=num_steps,
+            seed=seed,
+            prompt=prompt,
+            device=device,
+        )
 
     return draw
 

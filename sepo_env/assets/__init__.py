@@ -17,7 +17,8 @@ def asset_path(name: str) -> Path:
         'dna_denoiser.safetensors'
     """
     folder = Path(str(files(__name__)))
-    shipped = [entry.name for entry in folder.iterdir() if entry.suffix in (".safetensors", ".npz", ".md")]
+    suffixes = (".safetensors", ".npz", ".json", ".jsonl", ".md")
+    shipped = [entry.name for entry in folder.iterdir() if entry.suffix in suffixes]
     if name not in shipped:
         raise UnknownNameError("asset", name, shipped)
     return folder / name

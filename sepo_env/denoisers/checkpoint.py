@@ -8,16 +8,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.denoisers.cnn import ConvDenoiser, ConvDenoiserConfig
+from sepo_env.denoisers.dna_cnn import DNAConvConfig, DNAConvDenoiser
+from sepo_env.denoisers.mdlm import MDLMConfig, MDLMDenoiser
+from sepo_env.denoisers.published import load_drakes, load_folder
+from sepo_env.denoisers.sedd import SEDDConfig, SEDDDenoiser
 from sepo_env.denoisers.tabular import TabularDenoiser
+from sepo_env.denoisers.transformer import TransformerDenoiser, TransformerDenoiserConfig
+from sepo_env.diffusion.schedule import SCHEDULES
 from sepo_env.errors import CheckpointError, UnknownNameError
+from sepo_env.hub import local_path
+from sepo_env.tensorfile import check_tensors, read_tensors
 
 FORMAT = "sepo_env.denoiser/1"
+_ZIP = b"PK\x03\x04"
+"""How a checkpoint of torch begins."""
+_SAFETENSORS = b"{"
+"""What stands in safetensors behind the eight bytes of the header's size."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +44,48 @@ def _describe_tabular(denoiser: TabularDenoiser) -> dict[str, Any]:
     return {name: getattr(denoiser, name) for name in names}
 
 
+def _describe_scheduled(denoiser: Any) -> dict[str, Any]:
+    """A configuration that holds a schedule, which needs its name besides its settings."""
+    schedule = denoiser.config.schedule
+    names = [name for name, kind in SCHEDULES.items() if type(schedule) is kind]
+    if not names:
+        raise UnknownNameError("schedule", type(schedule).__name__, [kind.__name__ for kind in SCHEDULES.values()])
+    return {**asdict(denoiser.config), "schedule": {"name": names[0], **asdict(schedule)}}
+
+
+def _scheduled(config: dict[str, Any]) -> dict[str, Any]:
+    settings = dict(config["schedule"])
+    return {**config, "schedule": SCHEDULES[settings.pop("name")](**settings)}
+
+
 ARCHITECTURES: dict[str, _Architecture] = {
     "conv": _Architecture(
         kind=ConvDenoiser,
         describe=lambda denoiser: asdict(denoiser.config),
         build=lambda config: ConvDenoiser(ConvDenoiserConfig(**config)),
     ),
+    "dna-conv": _Architecture(
+        kind=DNAConvDenoiser,
+        describe=_describe_scheduled,
+        build=lambda config: DNAConvDenoiser(DNAConvConfig(**_scheduled(config))),
+    ),
+    "mdlm": _Architecture(
+        kind=MDLMDenoiser,
+        describe=_describe_scheduled,
+        build=lambda config: MDLMDenoiser(MDLMConfig(**_scheduled(config))),
+    ),
+    "sedd": _Architecture(
+        kind=SEDDDenoiser,
+        describe=_describe_scheduled,
+        build=lambda config: SEDDDenoiser(SEDDConfig(**_scheduled(config))),
+    ),
     "tabular": _Architecture(
         kind=TabularDenoiser, describe=_describe_tabular, build=lambda config: TabularDenoiser(**config)
+    ),
+    "transformer": _Architecture(
+        kind=TransformerDenoiser,
+        describe=lambda denoiser: asdict(denoiser.config),
+        build=lambda config: TransformerDenoiser(TransformerDenoiserConfig(**config)),
     ),
 }
 
@@ -82,25 +126,44 @@ def save_denoiser(
 
 
 def load_denoiser(path: str | os.PathLike[str]) -> Denoiser:
-    """Read a denoiser that `save_denoiser` wrote, on the CPU, in float32 and in evaluation mode.
+    """Read a denoiser of any known format, on the CPU, in float32 and in evaluation mode.
+
+    What it is, the file or folder says itself: a file of `save_denoiser`; a checkpoint of the DRAKES DNA model, its
+    raw weights (`load_drakes`); a folder with an MDLM, a SEDD (`load_mdlm`, `load_sedd`) or a masked language model of
+    Transformers (`load_masked_lm`). No code in it runs.
+
+    Args:
+        path: a file, a folder, or the id of a folder on the Hugging Face hub, ``"hub:owner/name"``.
 
     Raises:
         CheckpointError: no such file, not a denoiser, an unknown architecture, or keys and shapes that differ from
             what the architecture expects; the message names both.
+        MissingExtraError: a hub id without ``huggingface_hub``, or a masked language model without ``transformers``.
     """
-    if not Path(path).is_file():
+    path = local_path(path)
+    if path.is_dir():
+        return load_folder(path)
+    if not path.is_file():
         raise CheckpointError(path, "there is no such file", "check the path")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise CheckpointError(path, f"not a whole safetensors file ({error})", "copy or download it again") from error
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.startswith(_ZIP):
+        return load_drakes(path)
+    if not start.endswith(_SAFETENSORS):
+        found = f"a file that begins with {start!r}" if start else "an empty file"
+        raise CheckpointError(
+            path, f"expected safetensors or a checkpoint of torch, found {found}", "give a file of one of these kinds"
+        )
+    return _load_saved(path)
+
+
+def _load_saved(path: Path) -> Denoiser:
+    tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             path,
             f"expected the format {FORMAT!r}, found {metadata.get('format')!r}",
-            "give a file written by save_denoiser",
+            "give a file written by save_denoiser, or the folder that also holds the model's config.json",
         )
     architecture = ARCHITECTURES.get(metadata["architecture"])
     if architecture is None:
@@ -111,28 +174,10 @@ def load_denoiser(path: str | os.PathLike[str]) -> Denoiser:
         )
     try:
         denoiser = architecture.build(json.loads(metadata["config"]))
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             path, f"its configuration does not build ({error})", "use the version that wrote the file"
         ) from error
-    _check_tensors(path, denoiser.state_dict(), tensors)
+    check_tensors(path, denoiser.state_dict(), tensors)
     denoiser.load_state_dict(tensors)
     return denoiser.eval()
-
-
-def _check_tensors(
-    path: str | os.PathLike[str], expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
-) -> None:
-    """Raise unless both hold the same names with the same shapes."""
-    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing or extra:
-        raise CheckpointError(
-            path, f"tensors missing: {missing}, not expected: {extra}", "use the version that wrote the file"
-        )
-    for key, value in expected.items():
-        if value.shape != found[key].shape:
-            raise CheckpointError(
-                path,
-                f"{key} expected {tuple(value.shape)}, found {tuple(found[key].shape)}",
-                "use the version that wrote the file",
-            )

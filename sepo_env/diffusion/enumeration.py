@@ -91,8 +91,8 @@ def state_laws(
         before, after = before[unchanged], after[unchanged]
     source, target = state_index(before, graph.vocab_size), state_index(after, graph.vocab_size)
     states = all_states(graph.vocab_size, length)
-    # A clamped position keeps its token whatever its row of the law says.
     log_start = graph.log_prior(states)
+    fixed = None if prompt is None else clamped.expand_as(states)
     if prompt is not None:
         certain = torch.zeros_like(log_start).masked_fill(states != prompt, -torch.inf)
         log_start = torch.where(clamped, certain, log_start)
@@ -100,11 +100,10 @@ def state_laws(
     grid = process.time_grid(num_steps)
     for k in range(num_steps):
         t, s = grid[k].expand(len(states)), grid[k + 1].expand(len(states))
-        output = denoiser(states, t).double()
-        law = process.step_law(output, states, t, s, denoiser.parameterisation, kernel)
+        output = process.evaluate(denoiser, states, t, fixed).double()
+        law = process.step_law(output, states, t, s, denoiser.parameterisation, kernel, fixed)
         yield probs, grid[k : k + 1], grid[k + 1 : k + 2], law
-        moves = law.log_probs[source].gather(-1, after[..., None])[..., 0]
-        moves = torch.where(clamped, torch.zeros_like(moves), moves).sum(-1).exp()
+        moves = law.log_probs[source].gather(-1, after[..., None])[..., 0].sum(-1).exp()
         probs = torch.zeros_like(probs).index_add(0, target, probs[source] * moves)
     stay = torch.full((len(states), length, graph.vocab_size), -torch.inf, dtype=torch.float64)
     yield probs, grid[-1:], grid[-1:], StepLaw(stay.scatter(-1, states[..., None], 0.0))
@@ -143,13 +142,17 @@ def first_hitting_law(
     if not isinstance(graph, Absorbing):
         raise InvalidArgumentError("first-hitting sampling needs an absorbing graph.")
     states = all_states(graph.vocab_size, length)
-    output = denoiser(states, torch.ones(len(states), dtype=torch.float64)).double()
+    clamped = torch.zeros(length, dtype=torch.bool)
+    if prompt is not None:
+        clamped = (prompt >= 0) & (prompt < graph.num_tokens)
+    ones = torch.ones(len(states), dtype=torch.float64)
+    output = process.evaluate(denoiser, states, ones, clamped.expand_as(states)).double()
     posterior = process.log_posterior(
         output, states, torch.full((len(states),), 0.5, dtype=torch.float64), denoiser.parameterisation
     ).exp()
     start = torch.full((length,), graph.mask_token)
     if prompt is not None:
-        start = torch.where((prompt >= 0) & (prompt < graph.num_tokens), prompt, start)
+        start = torch.where(clamped, prompt, start)
     probs = torch.nn.functional.one_hot(state_index(start, graph.vocab_size), len(states)).double()
     masks = (states == graph.mask_token).sum(-1)
     for n in range(int((start == graph.mask_token).sum()), 0, -1):

@@ -49,6 +49,14 @@ class StepLaw:
         """
         return _expectation(self.log_probs, self.log_probs) - _expectation(self.log_probs, other.log_probs)
 
+    def clamped(self, tokens: Tensor, fixed: Tensor) -> StepLaw:
+        """The same law with some positions, bool ``(B, L)``, certain to keep their token of ``tokens`` ``(B, L)``.
+
+        They add nothing to a log-probability, an entropy or a divergence, and no gradient flows through them.
+        """
+        stay = torch.full_like(self.log_probs, -torch.inf).scatter(-1, tokens[..., None], 0.0)
+        return StepLaw(torch.where(fixed[..., None], stay, self.log_probs))
+
 
 def _expectation(log_probs: Tensor, log_values: Tensor) -> Tensor:
     # 0 * log 0 = 0; the inner fill keeps the gradient of an impossible entry finite.
@@ -65,8 +73,7 @@ def _safe_log(x: Tensor) -> Tensor:
 
 def _frozen_elsewhere(graph: Graph, tokens: Tensor, log_probs: Tensor) -> Tensor:
     """Replace the rows of positions that cannot jump by the certainty of staying."""
-    stay = torch.full_like(log_probs, -torch.inf).scatter(-1, tokens[..., None], 0.0)
-    return torch.where(graph.can_jump(tokens)[..., None], log_probs, stay)
+    return StepLaw(log_probs).clamped(tokens, ~graph.can_jump(tokens)).log_probs
 
 
 def full_rates(graph: Graph, tokens: Tensor, rates: Tensor) -> Tensor:

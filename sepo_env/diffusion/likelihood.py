@@ -34,7 +34,7 @@ def score_entropy(process: DiffusionProcess, log_score: Tensor, x_t: Tensor, x_0
 
     Returns:
         ``(B, L)``, non-negative; its mean over t ~ U(0, 1) and x_t is the negative evidence bound (less the prior
-        term).
+        term). Leave given positions out of a sum: they are not noised, and their score means nothing.
     """
     graph = process.graph
     log_forward = graph.log_forward(x_0, process.alpha(t)).to(log_score.dtype)
@@ -100,6 +100,7 @@ def elbo(
     num_steps: int = 128,
     seed: int = 0,
     num_draws: int = 1,
+    prompt_mask: Tensor | None = None,
 ) -> Tensor:
     r"""Evidence lower bound on the log-likelihood of the K-step ancestral sampler.
 
@@ -110,6 +111,7 @@ def elbo(
     with one noisy draw for each step and each of ``num_draws`` repetitions. For an absorbing chain a step's
     divergence is :math:`\frac{\alpha_s - \alpha_t}{1 - \alpha_t} \sum_{i\ masked} -\log p_\theta(x_0^i | x_t)`. The
     median over samples at 128 steps is the "approximate log-likelihood" of the enhancer protocol (arXiv 2410.13643).
+    Given positions are never noised: the bound is then that on :math:`\log \pi_K(x_0 | prompt)`.
 
     Args:
         process: the diffusion process.
@@ -118,11 +120,13 @@ def elbo(
         num_steps: K.
         seed: seed of the noise; sequence i uses ``seed + i``.
         num_draws: repetitions to average.
+        prompt_mask: positions of ``x_0`` that were given, bool ``(B, L)``; None: none.
 
     Returns:
         float64 ``(B,)``, nats a sequence.
     """
     process.graph.check_tokens(x_0, "x_0")
+    free = torch.ones_like(x_0, dtype=torch.bool) if prompt_mask is None else ~prompt_mask
     keys = keys_from_seed(torch.arange(seed, seed + len(x_0), device=x_0.device))
     grid = process.time_grid(num_steps, x_0.device)
     ones = torch.ones(len(x_0), dtype=torch.float64, device=x_0.device)
@@ -132,19 +136,26 @@ def elbo(
         for k in range(num_steps):
             t, s = grid[k] * ones, grid[k + 1] * ones
             noise = uniforms(keys, draw * num_steps + k, x_0.shape[1])
-            x_t = process.graph.noise(x_0, marginal_alpha(process, t), noise)
-            output = denoiser(x_t, t).double()
+            x_t = torch.where(free, process.graph.noise(x_0, marginal_alpha(process, t), noise), x_0)
+            output = process.evaluate(denoiser, x_t, t, prompt_mask).double()
             law = process.step_law(output, x_t, t, s, denoiser.parameterisation)
             target = kernels.ancestral(process.graph, x_t, truth, process.alpha(t), process.alpha(s))
-            bound -= target.kl(law).sum(-1) / num_draws
+            bound -= _sum_where(target.kl(law), free) / num_draws
     start = kernels.StepLaw(process.graph.log_forward(x_0, marginal_alpha(process, ones)))
     states = torch.arange(process.graph.vocab_size, device=x_0.device)
     log_prior = process.graph.log_prior(states[:, None])[:, 0]
-    return bound - start.kl(kernels.StepLaw(log_prior.expand_as(start.log_probs))).sum(-1)
+    return bound - _sum_where(start.kl(kernels.StepLaw(log_prior.expand_as(start.log_probs))), free)
+
+
+def _sum_where(values: Tensor, free: Tensor) -> Tensor:
+    """Sum over the free positions, ``(B, L)`` -> ``(B,)``; what stands elsewhere, even an infinity, is not read."""
+    return torch.where(free, values, torch.zeros_like(values)).sum(-1)
 
 
 def path_log_prob(steps: Iterable[ReverseStep]) -> Tensor:
     r"""Log-probability of reverse paths given their start, :math:`\sum_k \log p_\theta(x_{k+1} | x_k)`.
+
+    Positions of a prompt stay for certain and add nothing.
 
     Args:
         steps: the steps of :func:`~sepo_env.diffusion.sampler.reverse_steps`, drawn without correctors.
@@ -159,7 +170,8 @@ def path_kl(process: DiffusionProcess, reference: DenoiserLike, steps: Iterable[
     r"""Divergence of the sampled process from a reference one, estimated on reverse paths of the former.
 
     :math:`\sum_k \sum_i \mathrm{KL}(p_\theta(\cdot | x_k)_i \| p_{ref}(\cdot | x_k)_i)` of the step laws; its
-    expectation over paths is the exact path divergence and bounds :math:`\mathrm{KL}(\pi_\theta \| \pi_{ref})`.
+    expectation over paths is the exact path divergence and bounds :math:`\mathrm{KL}(\pi_\theta \| \pi_{ref})`. With a
+    prompt the sum runs over the free positions, and the two are the processes that the prompt conditions.
 
     Args:
         process: the diffusion process.
@@ -171,7 +183,9 @@ def path_kl(process: DiffusionProcess, reference: DenoiserLike, steps: Iterable[
     """
     total = []
     for step in steps:
-        output = reference(step.tokens, step.t).to(step.law.log_probs.dtype)
-        law = process.step_law(output, step.tokens, step.t, step.s, reference.parameterisation)
+        output = process.evaluate(reference, step.tokens, step.t, step.prompt_mask).to(step.law.log_probs.dtype)
+        law = process.step_law(
+            output, step.tokens, step.t, step.s, reference.parameterisation, prompt_mask=step.prompt_mask
+        )
         total.append(step.law.kl(law).sum(-1))
     return torch.stack(total).sum(0)

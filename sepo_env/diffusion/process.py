@@ -6,8 +6,10 @@ know whether a network gives x0-posteriors or concrete scores.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
@@ -31,6 +33,18 @@ class DenoiserLike(Protocol):
     def __call__(self, tokens: Tensor, time: Tensor) -> Tensor:
         """Tokens ``(B, L)``, time ``(B,)`` -> ``(B, L, V)``: log x0-posterior or log concrete score."""
         ...
+
+
+class ReadsPrompt(ABC):
+    """Marks a denoiser that also reads which positions were given: ``denoiser(tokens, time, prompt_mask)``.
+
+    The tokens alone do not say it, for a token that was given looks like one that was sampled.
+    """
+
+    @property
+    @abstractmethod
+    def hides_prompt(self) -> bool:
+        """Whether it puts MASK in the place of given tokens, which only an absorbing graph has."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,27 @@ class DiffusionProcess:
         alpha_t, alpha_s = self.alpha(t), self.alpha(s)
         return (alpha_s - alpha_t) / (1.0 - alpha_t)
 
+    def evaluate(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, prompt_mask: Tensor | None = None) -> Tensor:
+        """A network's output, ``(B, L, V)``; one that `ReadsPrompt` is told which positions were given.
+
+        Args:
+            denoiser: the network.
+            tokens: int64 ``(B, L)``.
+            t: time, ``(B,)``.
+            prompt_mask: positions that were given, bool ``(B, L)``; None: none.
+
+        Raises:
+            InvalidArgumentError: the network would hide the prompt behind MASK, and the graph has none.
+        """
+        if prompt_mask is None or not isinstance(denoiser, ReadsPrompt):
+            return denoiser(tokens, t)
+        if denoiser.hides_prompt and self.graph.mask_token is None:
+            raise InvalidArgumentError(
+                f"{type(denoiser).__name__} hides the prompt behind MASK, and {self.graph} has no MASK; guide a "
+                "denoiser of an absorbing graph, or one that is conditional on a class (label=)."
+            )
+        return cast("Callable[..., Tensor]", denoiser)(tokens, t, prompt_mask)
+
     def log_posterior(self, output: Tensor, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
         """A network's output as log x0-posterior, ``(B, L, V)``; rows of visible absorbing positions mean nothing."""
         if parameterisation == "posterior":
@@ -100,6 +135,7 @@ class DiffusionProcess:
         s: Tensor,
         parameterisation: Parameterisation,
         kernel: Kernel = "ancestral",
+        prompt_mask: Tensor | None = None,
     ) -> StepLaw:
         """The law of one reverse step from t to s under a network's output.
 
@@ -111,12 +147,28 @@ class DiffusionProcess:
             parameterisation: what the output is.
             kernel: how the step is discretised. Tau-leaping ends with an analytic step, which removes what noise
                 is left.
+            prompt_mask: given positions, bool ``(B, L)``, which hold visible tokens and keep them; None: none.
 
         Raises:
             UnknownNameError: no kernel has that name.
         """
         if kernel not in KERNELS:
             raise UnknownNameError("kernel", kernel, KERNELS)
+        law = self._free_law(output, tokens, t, s, parameterisation, kernel)
+        # No kernel above moves a visible token of a masked chain, and a copy of (B, L, W) numbers is not for nothing.
+        if prompt_mask is None or self.graph.mask_token is not None:
+            return law
+        return law.clamped(tokens, prompt_mask)
+
+    def _free_law(
+        self,
+        output: Tensor,
+        tokens: Tensor,
+        t: Tensor,
+        s: Tensor,
+        parameterisation: Parameterisation,
+        kernel: Kernel,
+    ) -> StepLaw:
         if kernel == "ancestral":
             log_posterior = self.log_posterior(output, tokens, t, parameterisation)
             return kernels.ancestral(self.graph, tokens, log_posterior, self.alpha(t), self.alpha(s))
@@ -127,7 +179,14 @@ class DiffusionProcess:
             return kernels.tau_leaping(self.graph, tokens, log_score, sigma_step)
         return kernels.analytic(self.graph, tokens, log_score, sigma_step, denoise=last)
 
-    def rates(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+    def rates(
+        self,
+        denoiser: DenoiserLike,
+        tokens: Tensor,
+        t: Tensor,
+        s: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+    ) -> Tensor:
         r"""A denoiser's action: the jump rates per unit of the action clock that make it sample as it was trained to.
 
         Absorbing: :math:`r_{i,v} = p_\theta(v | x_t)_i` at masked positions, 0 elsewhere; held over any step this is
@@ -139,11 +198,13 @@ class DiffusionProcess:
             tokens: int64 ``(B, L)``.
             t: present time, ``(B,)``.
             s: next time, ``(B,)``.
+            prompt_mask: positions that were given, bool ``(B, L)``; None: none. The environment clamps them; here
+                they are told to a network that reads them.
 
         Returns:
             ``(B, L, V)``, dtype of the network's output.
         """
-        output = denoiser(tokens, t)
+        output = self.evaluate(denoiser, tokens, t, prompt_mask)
         if isinstance(self.graph, Absorbing):
             posterior = self.log_posterior(output, tokens, t, denoiser.parameterisation).exp()
             return posterior.masked_fill(~self.graph.can_jump(tokens)[..., None], 0.0)

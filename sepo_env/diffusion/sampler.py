@@ -32,6 +32,7 @@ class ReverseStep:
         tokens: state before the step, int64 ``(B, L)``.
         law: the law that the predictor drew from.
         next_tokens: state after the step and its correctors, int64 ``(B, L)``.
+        prompt_mask: positions that never change, bool ``(B, L)``, which the law keeps for certain; None: none.
     """
 
     step: int
@@ -40,6 +41,7 @@ class ReverseStep:
     tokens: Tensor
     law: StepLaw
     next_tokens: Tensor
+    prompt_mask: Tensor | None = None
 
 
 def initial_tokens(
@@ -119,14 +121,14 @@ def reverse_steps(
     clamped = torch.zeros_like(tokens, dtype=torch.bool) if prompt_mask is None else prompt_mask
     for k in range(num_steps):
         t, s = grid[k] * ones, grid[k + 1] * ones
-        output = denoiser(tokens, t)
+        output = process.evaluate(denoiser, tokens, t, prompt_mask)
         if remask_prob > 0:
             log_posterior = process.log_posterior(output, tokens, t, denoiser.parameterisation)
             law = kernels.remasking(
                 process.graph, tokens, log_posterior, process.alpha(t), process.alpha(s), remask_prob * ones
-            )
+            ).clamped(tokens, clamped)
         else:
-            law = process.step_law(output, tokens, t, s, denoiser.parameterisation, kernel)
+            law = process.step_law(output, tokens, t, s, denoiser.parameterisation, kernel, prompt_mask)
         next_tokens = torch.where(clamped, tokens, law.sample(uniforms(keys, k + 1, tokens.shape[1])))
         if k + 1 < num_steps:
             next_tokens = correct(
@@ -140,7 +142,7 @@ def reverse_steps(
                 prompt_mask=clamped,
                 corrector_size=corrector_size,
             )
-        yield ReverseStep(k, t, s, tokens, law, next_tokens)
+        yield ReverseStep(k, t, s, tokens, law, next_tokens, prompt_mask)
         tokens = next_tokens
 
 
@@ -172,7 +174,8 @@ def correct(
     """
     size = torch.full_like(t, corrector_size)
     for counter in counters:
-        log_score = process.log_score(denoiser(tokens, t), tokens, t, denoiser.parameterisation)
+        output = process.evaluate(denoiser, tokens, t, prompt_mask)
+        log_score = process.log_score(output, tokens, t, denoiser.parameterisation)
         law = kernels.corrector(process.graph, tokens, log_score, size)
         tokens = torch.where(prompt_mask, tokens, law.sample(uniforms(keys, counter, tokens.shape[1])))
     return tokens
@@ -217,7 +220,7 @@ def sample(
         tokens,
         num_steps=num_steps,
         keys=keys,
-        prompt_mask=clamped,
+        prompt_mask=None if prompt is None else clamped,
         kernel=kernel,
         corrector_steps=corrector_steps,
         corrector_size=corrector_size,
@@ -290,9 +293,9 @@ def first_hitting(
         Clean tokens, int64 ``(num_samples, L)``; the network is evaluated once for each position to fill.
     """
     keys = keys_from_seed(torch.arange(seed, seed + num_samples, device=device))
-    tokens, _ = initial_tokens(process, keys, length, prompt)
+    tokens, clamped = initial_tokens(process, keys, length, prompt)
     t = torch.ones(num_samples, dtype=torch.float64, device=tokens.device)
     for k in range(int(process.graph.can_jump(tokens).sum(-1).max())):
-        rates = process.rates(denoiser, tokens, t)
+        rates = process.rates(denoiser, tokens, t, prompt_mask=None if prompt is None else clamped)
         tokens, t, _ = first_jump(process, tokens, rates, t, uniforms(keys, k + 1, 3))
     return tokens

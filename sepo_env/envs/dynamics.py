@@ -6,6 +6,7 @@ raises leaves the old one as it was. All environments are skins over the `Dynami
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -20,6 +21,8 @@ from sepo_env.errors import InvalidActionError, InvalidArgumentError, InvalidPro
 
 Sampler = Literal["k-step", "first-hitting"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+_MOST_LETTERS = 26
+"""Tokens that the message of an error lists, at most."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Dynamics:
         num_steps: K; None for first-hitting, which has no grid.
         sampler: ``"k-step"`` or ``"first-hitting"``.
         remask: whether an absorbing chain takes rates ``(B, L, V + 1)``, the last column back to MASK.
-        alphabet: a letter a token for the messages of errors; None writes the ids.
+        alphabet: what each token is written as in the messages of errors; None writes the ids.
         device: where the tables live.
 
     Raises:
@@ -85,7 +88,7 @@ class Dynamics:
         *,
         sampler: Sampler = "k-step",
         remask: bool = False,
-        alphabet: str | None = None,
+        alphabet: Sequence[str] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         if sampler not in SAMPLERS:
@@ -253,7 +256,9 @@ class Dynamics:
         stuck = self.stuck(state, rates[..., : self.process.graph.num_tokens].amax(-1) <= 0)
         if bool(stuck.any()):
             env, position = (int(i) for i in stuck.nonzero()[0])
-            letters = ", ".join(self._letter(token) for token in range(self.process.graph.num_tokens))
+            shown = min(self.process.graph.num_tokens, _MOST_LETTERS)
+            letters = ", ".join(self._letter(token) for token in range(shown))
+            letters += ", ..." if shown < self.process.graph.num_tokens else ""
             why = (
                 "and no other masked position has one either"
                 if self.sampler == "first-hitting"

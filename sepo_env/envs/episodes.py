@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,9 +15,10 @@ from sepo_env.denoisers import Denoiser
 from sepo_env.diffusion import Schedule
 from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.envs.dynamics import Dynamics, Sampler, State
-from sepo_env.errors import ArtefactsError, InvalidArgumentError, InvalidPromptError, InvalidTokensError
+from sepo_env.errors import ArtefactsError, InvalidArgumentError
 from sepo_env.rewards import OnError
 from sepo_env.tasks import Task
+from sepo_env.tasks.prompts import resolve_prompts
 
 _SEED_BITS = (1 << 63) - 1
 
@@ -49,7 +49,8 @@ class Episodes:
     """B episodes of one task, side by side.
 
     Row i that was seeded with s and reset n times since draws its randomness from the key of (s, n): a trajectory
-    depends on its own seed, its number and its actions, never on the batch that it runs in.
+    depends on its own seed, its number and its actions, never on the batch that it runs in (but for the prompt,
+    where rows share one).
 
     Args:
         task: a task, or the name of one.
@@ -61,9 +62,11 @@ class Episodes:
         sampler: ``"k-step"`` (a fixed time grid) or ``"first-hitting"`` (one jump a step, exact continuous time).
         denoiser: another pretrained denoiser than the task's: a live one or the path of a checkpoint.
         device: where the dynamics and the reward are computed.
-        artefacts: folder of the published artefacts to run on.
+        artefacts: folder of the published artefacts to run on, for tasks that have such.
         remask: whether an action has a further column of rates back to MASK.
         conditional: whether the observation shows ``prompt_mask``; None: where the task draws prompts.
+        prompt_repeats: n, of which B is a multiple: rows 0 .. n-1, n .. 2n-1 and so on start from one prompt each,
+            drawn with the seed of the first of them; their noise stays their own. 1: each row draws a prompt.
         workers: processes that share the reward's work; 0 computes it in this one.
         timeout: seconds that the reward may take; None is no limit.
         on_error: ``"raise"``, or ``"floor"`` to score sequences on which the reward fails with ``floor``.
@@ -72,7 +75,7 @@ class Episodes:
         **task_options: passed to the task, where ``task`` is a name.
 
     Raises:
-        ArtefactsError: ``artefacts`` is given; no loader exists yet.
+        ArtefactsError: the folder of artefacts lacks files, or the task has none.
         InvalidArgumentError: settings that exclude each other.
     """
 
@@ -90,6 +93,7 @@ class Episodes:
         artefacts: str | os.PathLike[str] | None = None,
         remask: bool = False,
         conditional: bool | None = None,
+        prompt_repeats: int = 1,
         workers: int = 0,
         timeout: float | None = None,
         on_error: OnError = "raise",
@@ -99,12 +103,12 @@ class Episodes:
     ) -> None:
         if num_envs < 1:
             raise InvalidArgumentError(f"num_envs must be at least 1, got {num_envs}.")
-        if artefacts is not None:
-            raise ArtefactsError(
-                f"the published artefacts in {os.fspath(artefacts)!r} cannot be used yet: this version has no loader "
-                "for them; leave artefacts out to run on the shipped assets."
+        if prompt_repeats < 1 or num_envs % prompt_repeats:
+            raise InvalidArgumentError(
+                f"prompt_repeats is {prompt_repeats}, but {num_envs} environments fall into groups of at least 1 only "
+                "if it divides their number; change either."
             )
-        given = {"schedule": schedule, "denoiser": denoiser}
+        given = {"schedule": schedule, "denoiser": denoiser, "artefacts": artefacts}
         task_options |= {name: value for name, value in given.items() if value is not None}
         self.task = _resolve_task(task, task_options)
         if sampler == "k-step" and num_steps is None:
@@ -115,7 +119,7 @@ class Episodes:
             num_steps,
             sampler=sampler,
             remask=remask,
-            alphabet=self.task.alphabet,
+            alphabet=self.task.token_texts,
             device=device,
         )
         self.conditional = self.task.conditional if conditional is None else conditional
@@ -124,6 +128,8 @@ class Episodes:
         )
         self.num_envs = num_envs
         self.device = self.dynamics.device
+        rows = torch.arange(num_envs, device=self.device)
+        self._first_of_group = rows - rows % prompt_repeats
         self._seeds = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._episodes = torch.full_like(self._seeds, -1)
         self.seeded = False
@@ -147,38 +153,23 @@ class Episodes:
 
         Args:
             rows: which ones; the others go on.
-            prompt: a string or B strings of the task's alphabet with "?" where free; or int64 ``(L,)`` or ``(B, L)``
-                with another number than a visible token where free. None: what the task draws, if anything.
+            prompt: one for all rows or one for each, as `sepo_env.tasks.prompts.resolve_prompts` takes them; it holds
+                for these episodes only and goes before the task's own. None: what the task draws, if anything.
 
         Raises:
             InvalidPromptError: the prompt does not fit the task, or leaves nothing to generate.
         """
         episodes = self._episodes + 1
         keys = keys_from_seed(self._seeds, episodes)
-        fresh = self.dynamics.initial(keys, self._prompt(prompt, keys))
+        # Numbered as the row's own episodes: rows that are reset one by one still meet the same prompts in turn.
+        prompt_keys = keys_from_seed(self._seeds[self._first_of_group], episodes)
+        fresh = self.dynamics.initial(keys, resolve_prompts(self.task, prompt, prompt_keys))
         if rows is None or self.state is None:
             self.state, self._episodes = fresh, episodes
         else:
             self.state = fresh.where(rows, self.state)
             self._episodes = torch.where(rows, episodes, self._episodes)
         return self.state
-
-    def _prompt(self, prompt: Any, keys: Tensor) -> Tensor | None:
-        if prompt is None:
-            return self.task.prompt(keys) if self.task.conditional else None
-        if isinstance(prompt, str):
-            prompt = [prompt] * self.num_envs
-        if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], str):
-            if len(prompt) != self.num_envs:
-                raise InvalidPromptError(f"{len(prompt)} prompts for {self.num_envs} environments; give one for each.")
-            try:
-                return self.task.encode(prompt).to(self.device)
-            except InvalidTokensError as error:
-                raise InvalidPromptError(f"the prompt does not fit: {error}") from error
-        tensor = torch.as_tensor(np.asarray(prompt) if not isinstance(prompt, Tensor) else prompt)
-        if tensor.is_floating_point() or tensor.is_complex():
-            raise InvalidPromptError(f"a prompt holds token ids, got {tensor.dtype}; give integers or a string.")
-        return tensor.to(self.device, torch.int64)
 
     def step(self, rates: Tensor) -> Outcome:
         """Make a step with an action ``(B, L, A)``; rows that are over rest.
@@ -225,7 +216,7 @@ class Episodes:
         state = self.running_state()
         denoiser = self.task.denoiser.to(self.device)
         following = None if self.dynamics.sampler == "first-hitting" else self.dynamics.next_time(state)
-        rates = self.task.process.rates(denoiser, state.tokens, state.time, following)
+        rates = self.task.process.rates(denoiser, state.tokens, state.time, following, state.prompt_mask)
         if self.dynamics.remask:
             rates = torch.nn.functional.pad(rates, (0, 1))
         return rates.float()
@@ -237,6 +228,11 @@ class Episodes:
 
 def _resolve_task(task: str | Task, options: dict[str, Any]) -> Task:
     if isinstance(task, str):
+        if "artefacts" in options and task not in tasks.TASKS_WITH_ARTEFACTS:
+            raise ArtefactsError(
+                f"there are no published artefacts for the task {task!r}, only for "
+                f"{', '.join(tasks.TASKS_WITH_ARTEFACTS)}; leave artefacts out."
+            )
         return tasks.make(task, **options)
     if options:
         raise InvalidArgumentError(

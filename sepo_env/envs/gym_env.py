@@ -14,7 +14,7 @@ from sepo_env.envs import spaces
 from sepo_env.envs.episodes import Episodes, Outcome
 from sepo_env.envs.rendering import History, Image, ansi
 from sepo_env.errors import InvalidActionError, UnknownNameError
-from sepo_env.tasks import MASK_LETTER, Task
+from sepo_env.tasks import Task
 
 Observation = dict[str, npt.NDArray[Any]]
 Rates = npt.NDArray[np.float32]
@@ -57,9 +57,10 @@ class DiffusionEnv(gym.Env[Observation, Rates]):
     ## Starting State
 
     All positions masked (absorbing) or uniformly random (uniform). ``reset(options={"prompt": ...})`` clamps given
-    positions: a string with "?" where free, or token ids with any other number where free. Where the observation does
-    not show it, the ``info`` of the reset then holds ``prompt_mask``, bool ``(L,)``. ``reset(seed=s)`` restarts the
-    random stream, ``reset()`` goes on with it.
+    positions for one episode: a string with "?" where free, or token ids with any other number where free. It goes
+    before a prompt that the task draws (such as the ``prompt``, ``flanks`` and ``motifs`` of ``DNAEnhancer-v0``). Where
+    the observation does not show it, the ``info`` of the reset then holds ``prompt_mask``, bool ``(L,)``.
+    ``reset(seed=s)`` restarts the random stream, ``reset()`` goes on with it.
 
     ## Episode End
 
@@ -227,7 +228,7 @@ def draw(episodes: Episodes, history: History, render_mode: str | None, env: int
     return ansi(
         state.tokens[env].cpu().numpy(),
         history.previous(env),
-        episodes.task.alphabet + MASK_LETTER,
+        [*episodes.task.token_texts, episodes.task.mask_letter],
         step=int(state.step[env]),
         time=float(state.time[env]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,30 +38,34 @@ Tokens = npt.NDArray[np.int64]
 Image = npt.NDArray[np.uint8]
 
 
-def ansi(tokens: Tokens, previous: Tokens | None, letters: str, *, step: int, time: float) -> str:
+def ansi(tokens: Tokens, previous: Tokens | None, letters: Sequence[str], *, step: int, time: float) -> str:
     """One state as text: masks dim, tokens that appeared in the last step bright.
 
     Args:
         tokens: ``(L,)``.
         previous: the state before, None at the start of an episode.
-        letters: one a visible token, then that of MASK.
+        letters: the text of each visible token, one letter or more, then that of MASK.
         step: steps made so far.
         time: t.
     """
     fresh = np.zeros(len(tokens), dtype=bool) if previous is None else tokens != previous
     mask = len(letters) - 1
-    pieces = [f"step {step}, t = {time:.3f}"]
-    for start in range(0, len(tokens), _LINE):
-        line, style = "", _PLAIN
-        for token, is_fresh in zip(tokens[start : start + _LINE], fresh[start : start + _LINE], strict=True):
-            wanted = _DIM if token == mask else _BRIGHT if is_fresh else _PLAIN
-            if wanted != style:
-                # Dim and bright are switched off by plain only.
-                line += _PLAIN + (wanted if wanted != _PLAIN else "")
-                style = wanted
-            line += letters[token]
-        pieces.append(line + _PLAIN if style != _PLAIN else line)
-    return "\n".join(pieces)
+    lines, width = [""], 0
+    style = _PLAIN
+    for token, is_fresh in zip(tokens, fresh, strict=True):
+        if width and width + len(letters[token]) > _LINE:
+            lines[-1] += _PLAIN if style != _PLAIN else ""
+            lines.append("")
+            width, style = 0, _PLAIN
+        wanted = _DIM if token == mask else _BRIGHT if is_fresh else _PLAIN
+        if wanted != style:
+            # Dim and bright are switched off by plain only.
+            lines[-1] += _PLAIN + (wanted if wanted != _PLAIN else "")
+            style = wanted
+        lines[-1] += letters[token]
+        width += len(letters[token])
+    lines[-1] += _PLAIN if style != _PLAIN else ""
+    return "\n".join([f"step {step}, t = {time:.3f}", *lines])
 
 
 def token_colours(num_tokens: int) -> npt.NDArray[np.uint8]:

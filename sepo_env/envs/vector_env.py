@@ -59,7 +59,8 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
 
     ## Starting State
 
-    As in the single environment; a prompt in the options is one for all, or one for each.
+    As in the single environment; a prompt in the options is one for all, or one for each (None: the task's own). It
+    holds for the episodes that this reset starts, and not for those that follow automatically.
     ``options={"reset_mask": ...}``, bool ``(B,)``, resets some and lets the others go on.
 
     ## Episode End
@@ -70,7 +71,8 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
 
     ## Arguments
 
-    ``num_envs``, ``autoreset_mode`` and those of the single environment.
+    ``num_envs``, ``autoreset_mode``, those of the single environment, and ``prompt_repeats``: how many neighbours
+    share each prompt that the task draws, with noise of their own.
 
     ## Version History
 

@@ -68,7 +68,7 @@ def logits_to_rates(logits: Logits, episodes: Episodes) -> Rates:
     if not bool(torch.isfinite(tensor).all()):
         env, position, token = (int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
         raise InvalidActionError(
-            f"environment {env}, position {position}, token {episodes.task.alphabet[token]!r}: the logit is "
+            f"environment {env}, position {position}, token {episodes.task.token_texts[token]!r}: the logit is "
             f"{float(tensor[env, position, token])}; logits are finite."
         )
     movable = episodes.dynamics.process.graph.can_jump(episodes.running_state().tokens)

@@ -9,7 +9,9 @@ from sepo_env.rewards.base import Reward, RewardRole
 from sepo_env.rewards.factory import FOR_JUDGING, FOR_TRAINING, as_reward
 from sepo_env.rewards.functions import RewardFunction, string_reward, token_reward
 from sepo_env.rewards.oracles import OracleEnsemble, load_oracle
+from sepo_env.rewards.sentiment import SentimentClassifier, SentimentReward, VaderReward, load_sentiment
 from sepo_env.rewards.sequence import LetterContent, MotifDensity, MotifScore, gc_content
+from sepo_env.rewards.sequence_classifier import SequenceClassifierReward
 from sepo_env.rewards.weighted import WeightedSum, WeightedTerm
 
 __all__ = [
@@ -26,11 +28,16 @@ __all__ = [
     "RewardFunction",
     "RewardRole",
     "ScoringOptions",
+    "SentimentClassifier",
+    "SentimentReward",
+    "SequenceClassifierReward",
+    "VaderReward",
     "WeightedSum",
     "WeightedTerm",
     "as_reward",
     "gc_content",
     "load_oracle",
+    "load_sentiment",
     "string_reward",
     "token_reward",
 ]

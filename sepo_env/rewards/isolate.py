@@ -109,6 +109,8 @@ def serve() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
+    # Standard output was a pipe when Python opened it: unbuffered, or what is printed would show at the very end.
+    sys.stdout = sys.stderr
     sys.path[:] = pickle.loads(receive(requests))
     try:
         function = pickle.loads(receive(requests))

@@ -2,17 +2,16 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
+from sepo_env.tensorfile import check_tensors, read_tensors
 
 Role = Literal["training", "held_out"]
 Architecture = Literal["residual", "pyramid"]
@@ -153,6 +152,7 @@ class OracleEnsemble(nn.Module):
         tokens ``(B, L)`` int64, A C G T = 0..3 -> ``(M, B)`` float32, one row a member.
 
     Attributes:
+        config: the shape of a member; None where it is another network than those of this module.
         role: ``"training"`` (agents may optimise it) or ``"held_out"`` (it only judges).
         quantity: what is predicted, in words.
         units: of the prediction.
@@ -164,7 +164,7 @@ class OracleEnsemble(nn.Module):
     def __init__(
         self,
         members: Sequence[nn.Module],
-        config: OracleConfig,
+        config: OracleConfig | None,
         *,
         role: Role,
         quantity: str,
@@ -217,7 +217,7 @@ class OracleEnsemble(nn.Module):
     def description(self) -> dict[str, Any]:
         """Return everything but the weights, as JSON can hold it."""
         return {
-            "config": asdict(self.config),
+            "config": None if self.config is None else asdict(self.config),
             "num_members": len(self.members),
             "role": self.role,
             "quantity": self.quantity,
@@ -235,14 +235,7 @@ def load_oracle(path: str | os.PathLike[str]) -> OracleEnsemble:
     Raises:
         CheckpointError: no such file, not an oracle, or tensors that differ from what its description asks for.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(path, "there is no such file", "check the path")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise CheckpointError(path, f"not a whole safetensors file ({error})", "copy or download it again") from error
+    tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             path,
@@ -253,16 +246,6 @@ def load_oracle(path: str | os.PathLike[str]) -> OracleEnsemble:
     config = OracleConfig(**description.pop("config"))
     members = [build_member(config) for _ in range(description.pop("num_members"))]
     oracle = OracleEnsemble(members, config, **description)
-    expected = oracle.state_dict()
-    shapes = {key: tuple(value.shape) for key, value in expected.items()}
-    found = {key: tuple(value.shape) for key, value in tensors.items()}
-    if shapes != found:
-        differing = sorted(key for key in shapes.keys() | found.keys() if shapes.get(key) != found.get(key))
-        key = differing[0]
-        raise CheckpointError(
-            path,
-            f"{len(differing)} tensors differ, first {key}: expected {shapes.get(key)}, found {found.get(key)}",
-            "use the version that wrote the file",
-        )
+    check_tensors(path, oracle.state_dict(), tensors)
     oracle.load_state_dict(tensors)
     return oracle.eval().requires_grad_(False)

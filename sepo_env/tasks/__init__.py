@@ -9,12 +9,18 @@ from importlib import import_module
 from typing import Any
 
 from sepo_env.errors import UnknownNameError
+from sepo_env.tasks.alphabet import AlphabetTask
 from sepo_env.tasks.base import MASK_LETTER, Task
 
 TASKS: dict[str, str] = {
     "dna_enhancer": "sepo_env.tasks.dna_enhancer:DNAEnhancerTask",
+    "text_rlhf": "sepo_env.tasks.text_rlhf:TextRLHFTask",
+    "text_sentiment": "sepo_env.tasks.text_sentiment:TextSentimentTask",
     "toy": "sepo_env.tasks.toy:ToyTask",
 }
+
+TASKS_WITH_ARTEFACTS: tuple[str, ...] = ("dna_enhancer",)
+"""Those that also run on a folder of published artefacts."""
 
 
 def make(name: str, **options: Any) -> Task:
@@ -30,4 +36,4 @@ def make(name: str, **options: Any) -> Task:
     return task
 
 
-__all__ = ["MASK_LETTER", "TASKS", "Task", "make"]
+__all__ = ["MASK_LETTER", "TASKS", "TASKS_WITH_ARTEFACTS", "AlphabetTask", "Task", "make"]

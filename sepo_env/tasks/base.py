@@ -8,8 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from sepo_env.denoisers import Denoiser, load_denoiser
@@ -17,6 +15,7 @@ from sepo_env.diffusion import DiffusionProcess
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError
 from sepo_env.rewards import FOR_JUDGING, FOR_TRAINING, Reward, as_reward
 from sepo_env.tasks import metrics
+from sepo_env.tasks.prompts import PromptSet
 
 MASK_LETTER = "?"
 """Stands for a position that is masked (in states) or free (in prompts)."""
@@ -30,7 +29,6 @@ class Task(ABC):
 
     Args:
         name: the key of the task in `sepo_env.tasks.TASKS`.
-        alphabet: one letter a visible token, V in all; token v is written ``alphabet[v]``.
         length: L, the number of positions.
         process: the diffusion process over the V tokens.
         num_steps: K, the number of reverse steps unless something else is asked for.
@@ -40,39 +38,34 @@ class Task(ABC):
         training_reward: name of the reward that agents optimise by default.
         held_out_reward: name of the reward that judges, and never trains.
         conditional: whether episodes start from prompts that the task draws (`prompt`).
+        mask_letter: stands for MASK in decoded sequences, and for a free position in prompts.
+        prompt_set: the prompts that `prompt` draws from, unless a subclass draws otherwise; None: no prompts.
 
     Raises:
-        InvalidArgumentError: the alphabet does not fit the graph, or the denoiser does not fit the task.
+        InvalidArgumentError: the denoiser does not fit the task.
     """
 
     training_reward: str
     held_out_reward: str
     conditional: bool = False
+    mask_letter: str = MASK_LETTER
+    prompt_set: PromptSet | None = None
 
     def __init__(
         self,
         *,
         name: str,
-        alphabet: str,
         length: int,
         process: DiffusionProcess,
         num_steps: int,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
     ) -> None:
-        if len(alphabet) != process.graph.num_tokens or len(set(alphabet)) != len(alphabet):
-            raise InvalidArgumentError(
-                f"the alphabet {alphabet!r} must hold {process.graph.num_tokens} different letters, one for each token."
-            )
-        if MASK_LETTER in alphabet:
-            raise InvalidArgumentError(f"{MASK_LETTER!r} stands for masked positions; choose another letter.")
         self.name = name
-        self.alphabet = alphabet
         self.length = length
         self.process = process
         self.num_steps = num_steps
         self._given_denoiser = denoiser
         self._denoiser: Denoiser | None = None
-        self._letters = np.array([*alphabet, MASK_LETTER])
 
     @property
     def num_tokens(self) -> int:
@@ -111,8 +104,23 @@ class Task(ABC):
         """All metrics that the task's assets allow, of finished sequences int64 ``(B, L)``."""
 
     def prompt(self, keys: Tensor) -> Tensor | None:
-        """Draw prompts: keys int64 ``(B,)`` -> tokens ``(B, L)`` with the id V where free; None where unconditional."""
-        return None
+        """Draw prompts: keys int64 ``(B,)`` -> tokens ``(B, L)`` with the id V where free; None where unconditional.
+
+        Rows with the same key get the same prompt.
+        """
+        return None if self.prompt_set is None else self.prompt_set.draw(keys)
+
+    def start_from(self, prompts: str | Sequence[str]) -> None:
+        """Make the task conditional: each episode starts from one of these prompts, drawn evenly.
+
+        Args:
+            prompts: one or several, as `encode` reads them.
+
+        Raises:
+            InvalidPromptError: none at all, one that does not fit, or one that leaves nothing to generate.
+        """
+        self.prompt_set = PromptSet.of(self, [prompts] if isinstance(prompts, str) else prompts)
+        self.conditional = True
 
     def diversity(self, tokens: Tensor) -> dict[str, float]:
         """How different finished sequences ``(B, L)`` are: uniqueness, Hamming distances, entropy of a position."""
@@ -156,49 +164,39 @@ class Task(ABC):
             **options,
         )
 
+    @property
+    @abstractmethod
+    def token_texts(self) -> Sequence[str]:
+        """What each of the V visible tokens is written as, in order: for pictures and messages."""
+
+    @abstractmethod
     def encode(self, sequences: Sequence[str]) -> Tensor:
-        """Strings of the alphabet -> tokens int64 ``(B, L)``; "?" becomes the id V (MASK, or free in a prompt).
+        """Strings -> tokens int64 ``(B, L)``; `mask_letter` becomes the id V (MASK, or free in a prompt).
 
         Raises:
-            InvalidTokensError: another length, or a letter that is not in the alphabet.
+            InvalidTokensError: what no token stands for, or another length than the task has.
         """
-        if isinstance(sequences, str):
-            raise InvalidTokensError("encode takes a list of strings, got one string; write encode([sequence]).")
-        ids = {letter: token for token, letter in enumerate(self._letters.tolist())}
-        rows = []
-        for index, sequence in enumerate(sequences):
-            if len(sequence) != self.length:
-                raise InvalidTokensError(
-                    f"sequence {index} has {len(sequence)} letters, but those of {self.name} have {self.length}."
-                )
-            unknown = next((i for i, letter in enumerate(sequence) if letter not in ids), None)
-            if unknown is not None:
-                raise InvalidTokensError(
-                    f"sequence {index} has {sequence[unknown]!r} at position {unknown}; the alphabet is "
-                    f"{self.alphabet!r}, and {MASK_LETTER!r} for a masked position."
-                )
-            rows.append([ids[letter] for letter in sequence])
-        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), self.length)
 
+    @abstractmethod
     def decode(self, tokens: Tensor) -> list[str]:
-        """Tokens int64 ``(B, L)`` -> strings; the id V (MASK) becomes "?".
+        """Tokens int64 ``(B, L)`` -> strings; the id V (MASK) becomes `mask_letter`.
 
         Raises:
             InvalidShapeError: not two axes.
             InvalidTokensError: ids outside of 0 .. V.
         """
+
+    def _check_tokens(self, tokens: Tensor) -> None:
+        """Raise unless ``tokens`` are ``(B, L)`` of ids 0 .. V."""
         if tokens.ndim != 2:
             raise InvalidShapeError("tokens", tokens.shape, "(B, L)")
         if tokens.numel() == 0:
-            return [""] * tokens.shape[0]
+            return
         low, high = (int(bound) for bound in tokens.aminmax())
         if low < 0 or high > self.num_tokens:
             raise InvalidTokensError(
                 f"tokens range from {low} to {high}, but {self.name} has the ids 0 to {self.num_tokens}."
             )
-        letters = np.ascontiguousarray(self._letters[tokens.detach().cpu().numpy()])
-        sequences: list[str] = letters.view(f"<U{tokens.shape[1]}")[:, 0].tolist()
-        return sequences
 
     def _check_denoiser(self, denoiser: Denoiser) -> Denoiser:
         if denoiser.num_tokens != self.num_tokens or denoiser.length not in (None, self.length):

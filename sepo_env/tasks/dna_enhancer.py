@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,18 @@ from sepo_env.assets import asset_path
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, Schedule, make_schedule
 from sepo_env.diffusion.likelihood import elbo
+from sepo_env.errors import InvalidArgumentError
 from sepo_env.rewards import OracleReward, Reward, gc_content, load_oracle
 from sepo_env.tasks import metrics
-from sepo_env.tasks.base import Task
+from sepo_env.tasks.alphabet import AlphabetTask
+from sepo_env.tasks.artefacts import Artefacts
+from sepo_env.tasks.prompts import Motifs, prompt_template
 
 _KMER = 3
 _CHUNK = 64
 """Sequences that the denoiser reads at a time when likelihoods are estimated."""
+REAL_SEQUENCES = 640
+"""Real sequences whose likelihoods say what is natural, where that is computed on demand."""
 _PESSIMISM = 1.0
 """Standard deviations over the ensemble that ``"activity_lcb"`` takes off the mean."""
 
@@ -30,7 +35,7 @@ def _oracle_reward(asset: str, name: str, pessimism: float = 0.0) -> Reward:
     return OracleReward(load_oracle(asset_path(asset)), name=name, pessimism=pessimism)
 
 
-class DNAEnhancerTask(Task):
+class DNAEnhancerTask(AlphabetTask):
     r"""Design 200-bp enhancers: fine-tune a denoiser of open human chromatin towards activity in HepG2 cells.
 
     The denoiser was trained on DNase-accessible sites (Meuleman et al. 2020), the oracles on lentiMPRA measurements
@@ -45,10 +50,30 @@ class DNAEnhancerTask(Task):
     - ``"accessibility"``: probability of an open site in HepG2, against other cell lines and shuffled DNA;
     - ``"gc"``: share of G and C.
 
+    On the published artefacts (the DRAKES data folder, arXiv 2410.13643) the denoiser, the oracles and the measured
+    sequences are theirs: ``"activity"`` and ``"held_out_activity"`` are HepG2 outputs of Enformers trained on different
+    chromosomes, ``"accessibility"`` is the published classifier's, and there is no ``"activity_lcb"``, which needs an
+    ensemble. The roles are the same.
+
     Args:
         schedule: name of a noise schedule, or one.
         num_steps: K.
         denoiser: another pretrained denoiser than the shipped one.
+        artefacts: folder of the published artefacts to run on; None runs on the shipped assets.
+        prompt: given bases, 200 letters with "?" where free; or several such prompts, one of which is drawn for each
+            episode.
+        flanks: what every sequence begins and ends with, such as the arms of a construct; instead of ``prompt``.
+        motifs: binding sites at given positions, ``{96: "TGACTCA"}``, or as pairs; instead of ``prompt``, and together
+            with ``flanks``. Rewards and metrics read the whole sequence.
+
+    Raises:
+        ArtefactsError: the folder lacks files; the message lists them.
+        InvalidPromptError: a prompt, flank or motif that does not fit, or sites that overlap.
+        InvalidArgumentError: ``prompt`` together with ``flanks`` or ``motifs``.
+
+    >>> task = DNAEnhancerTask(flanks=("ACG", ""), motifs={96: "TGACTCA"})
+    >>> task.conditional, task.decode(task.prompt(torch.zeros(1, dtype=torch.int64)))[0][95:105]
+    (True, '?TGACTCA??')
     """
 
     training_reward = "activity"
@@ -60,7 +85,13 @@ class DNAEnhancerTask(Task):
         schedule: str | Schedule = "log-linear",
         num_steps: int = 128,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        artefacts: str | os.PathLike[str] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        flanks: Sequence[str] | None = None,
+        motifs: Motifs | None = None,
     ) -> None:
+        self.artefacts = None if artefacts is None else Artefacts(artefacts)
+        self._likelihood_bands: dict[int, tuple[float, float]] = {}
         super().__init__(
             name="dna_enhancer",
             alphabet="ACGT",
@@ -69,11 +100,23 @@ class DNAEnhancerTask(Task):
             num_steps=num_steps,
             denoiser=denoiser,
         )
+        if flanks is not None or motifs is not None:
+            if prompt is not None:
+                raise InvalidArgumentError(
+                    "prompt gives all that is fixed; write flanks and motifs into it, or leave it out."
+                )
+            prompt = prompt_template(self.length, self.alphabet, flanks=flanks, motifs=motifs)
+        if prompt is not None:
+            self.start_from(prompt)
 
     def _load_default_denoiser(self) -> Denoiser:
+        if self.artefacts is not None:
+            return self.artefacts.load_denoiser()
         return load_denoiser(asset_path("dna_denoiser.safetensors"))
 
     def rewards(self) -> Mapping[str, Callable[[], Reward]]:
+        if self.artefacts is not None:
+            return {**self.artefacts.rewards(), "gc": gc_content}
         training = "dna_activity_training.safetensors"
         return {
             "activity": partial(_oracle_reward, training, "activity"),
@@ -85,7 +128,12 @@ class DNAEnhancerTask(Task):
 
     @property
     def reference(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Tables of real sequences by name: 3-mer counts, percentiles; ``assets/dna_enhancer_tables.md`` lists them."""
+        """Tables of real sequences by name: 3-mer counts, percentiles.
+
+        ``assets/dna_enhancer_tables.md`` lists the shipped ones, `Artefacts.tables` those of published artefacts.
+        """
+        if self.artefacts is not None:
+            return self.artefacts.tables
         with np.load(asset_path("dna_enhancer_tables.npz")) as tables:
             return dict(tables)
 
@@ -125,9 +173,20 @@ class DNAEnhancerTask(Task):
         if likelihood_samples != 0:
             bound = self.log_likelihood(tokens[:likelihood_samples], num_steps=num_likelihood_steps, seed=seed)
             figures["log_likelihood_median"] = float(metrics.quantiles(bound, (0.5,)))
-            low, high = self.reference["log_likelihood_percentiles_dhs_test"][[5, 95]].tolist()
+            low, high = self._likelihood_band(num_likelihood_steps)
             figures["likely_as_real"] = float(metrics.share_within(bound, low, high))
         return {**figures, **self.diversity(tokens)}
+
+    def _likelihood_band(self, num_steps: int) -> tuple[float, float]:
+        """The central 90 % of the bounds of real sequences; on artefacts computed on first use, and remembered."""
+        if self.artefacts is None:
+            low, high = self.reference["log_likelihood_percentiles_dhs_test"][[5, 95]].tolist()
+            return low, high
+        if num_steps not in self._likelihood_bands:
+            real = self.artefacts.sequences(REAL_SEQUENCES).to(next(self.denoiser.parameters()).device)
+            low, high = metrics.quantiles(self.log_likelihood(real, num_steps=num_steps), (0.05, 0.95)).tolist()
+            self._likelihood_bands[num_steps] = low, high
+        return self._likelihood_bands[num_steps]
 
     def log_likelihood(self, tokens: Tensor, *, num_steps: int = 128, seed: int = 0) -> Tensor:
         """The pretrained denoiser's bound on the log-likelihood, float64 ``(B,)``, nats a sequence.

@@ -18,6 +18,7 @@ from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidToke
 
 __all__ = [
     "accessibility_rate",
+    "distinct_n",
     "kmer_correlation",
     "kmer_counts",
     "mean_hamming",
@@ -59,6 +60,26 @@ def kmer_counts(tokens: Tensor, k: int, num_tokens: int) -> Tensor:
     for offset in range(k):
         index = index * num_tokens + tokens[:, offset : offset + width]
     return torch.bincount(index.reshape(-1), minlength=num_tokens**k)
+
+
+def distinct_n(tokens: Tensor, n: int) -> Tensor:
+    r"""Number of different n-grams of all sequences together, over the number of n-grams (arXiv:1510.03055).
+
+    Args:
+        tokens: (B, L) int64.
+        n: 1 to L.
+
+    Returns:
+        (), in (0, 1]; 1 if no n-gram occurs twice. It falls as B grows: compare sets of one size only.
+
+    >>> distinct_n(torch.tensor([[0, 1, 0, 1]]), 2).item()  # 01, 10, 01
+    0.6666666666666666
+    """
+    tokens = _check_tokens(tokens)
+    if not 1 <= n <= tokens.shape[1]:
+        raise InvalidArgumentError(f"n is {n}, but an n-gram has 1 to L = {tokens.shape[1]} tokens; choose such an n.")
+    grams = tokens.unfold(1, n, 1).reshape(-1, n)
+    return torch.tensor(len(torch.unique(grams, dim=0)) / len(grams), dtype=torch.float64, device=tokens.device)
 
 
 def kmer_correlation(tokens: Tensor, reference_counts: Tensor, k: int, num_tokens: int) -> Tensor:

@@ -17,7 +17,7 @@ from sepo_env.diffusion.process import DenoiserLike
 from sepo_env.diffusion.random import uniforms
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.rewards import Reward
-from sepo_env.tasks.base import Task
+from sepo_env.tasks.alphabet import AlphabetTask
 
 _LETTERS = "ABCD"
 
@@ -49,7 +49,7 @@ class TokenShare(Reward):
         return (tokens == 0).float().mean(-1)
 
 
-class ToyTask(Task):
+class ToyTask(AlphabetTask):
     r"""Sequences of 2 to 6 letters, a tabular denoiser and a known reward for each sequence.
 
     The reward is a sum of preferences of single positions and of noise on whole sequences, scaled to 0 (worst) .. 1
@@ -133,8 +133,8 @@ class ToyTask(Task):
         return {"training_median": median, "held_out_median": median, **self.diversity(tokens)}
 
     def prompt(self, keys: Tensor) -> Tensor | None:
-        if not self.conditional:
-            return None
+        if self.prompt_set is not None or not self.conditional:
+            return super().prompt(keys)
         # Counter 0 belongs to the prior, which a prompt overwrites; -1 is no step's.
         place, letter = uniforms(keys, -1, 2).unbind(-1)
         free = torch.full((len(keys), self.length), self.num_tokens, device=keys.device)
@@ -143,6 +143,8 @@ class ToyTask(Task):
 
     def all_prompts(self) -> Tensor:
         """Every prompt that `prompt` may draw, each equally likely, int64 ``(P, L)``; one free row if unconditional."""
+        if self.prompt_set is not None:
+            return self.prompt_set.tokens
         free = torch.full((self.length, self.length), self.num_tokens)
         if not self.conditional:
             return free[:1]

@@ -16,7 +16,7 @@ from sepo_env.errors import (
     CheckpointError,
     HeldOutRewardError,
     InvalidArgumentError,
-    InvalidTokensError,
+    InvalidPromptError,
     UnknownNameError,
 )
 from sepo_env.rewards import Reward
@@ -130,8 +130,11 @@ def test_prompts() -> None:
     tokens = torch.tensor([2, -1, -1, 1])
     assert all(s[0] == "C" and s[3] == "B" for s in agent.sample(20, seed=0, prompt=tokens))
     assert small(micro_batch_size=2).sample(3, seed=0, prompt=["A???", "?B??", "??C?"]) == each
-    with pytest.raises(InvalidTokensError):
-        agent.sample(3, prompt="TOO LONG")
+    mixed = agent.sample(3, seed=0, prompt=["A???", None, "??C?"])
+    assert (mixed[0], mixed[1], mixed[2]) == (each[0], agent.sample(3, seed=0)[1], each[2])
+    for bad in ("TOO LONG", "AXC?", "ABCA", ["A???"] * 4, torch.zeros(4, 4).long(), torch.zeros(4), ["A???", 3, "B?"]):
+        with pytest.raises(InvalidPromptError):
+            agent.sample(3, prompt=bad)
 
 
 def test_sampling_with_another_number_of_steps() -> None:

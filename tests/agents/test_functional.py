@@ -136,6 +136,12 @@ def test_baselines_never_mix_prompts(name):
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)
+def test_a_group_of_one_has_no_baseline(name):
+    with pytest.raises(InvalidArgumentError, match="at least 2 trajectories a prompt"):
+        ADVANTAGES[name](as_double(1.0, 2.0, 3.0), torch.tensor([0, 0, 1]))
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
 def test_equal_rewards_give_zero_advantage(name):
     assert ADVANTAGES[name](torch.full((4,), 0.3), None).abs().max() < 1e-6
 

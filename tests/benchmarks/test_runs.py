@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from comparison.runs import Run, plan, write_atomically
 from comparison.suite import Evaluation, make_suite
+from comparison.worker import _pretrained_sampler, make_task
 
+from sepo_env import tasks
+from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.errors import CheckpointError
 
 RUN = Run("Toy-v0", "ddpo", 3, {"learning_rate": 0.1}, Evaluation(8, 4, {}), None, "abc")
@@ -69,3 +73,16 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
     write_atomically(path, lambda temporary: temporary.write_text("new"))
     assert path.read_text() == "new"
+
+
+def test_a_prompt_is_part_of_a_run_and_kept_by_the_pretrained_denoiser_too() -> None:
+    suite = make_suite("ToyCTMC-v0", "smoke", prompt="?BA?")
+    run = plan(suite)[0]
+    assert run.config()["prompt"] == "?BA?"
+    task = make_task(run.task, run.prompt)
+    tokens = _pretrained_sampler(task, "cpu")(20, num_steps=2, seed=0)
+    assert tokens[:, 1:3].tolist() == [[1, 0]] * 20
+    prompted = tasks.make("toy", prompted=True)
+    own = prompted.prompt(keys_from_seed(torch.arange(5, 9)))
+    drawn = _pretrained_sampler(prompted, "cpu")(4, num_steps=2, seed=5)
+    assert torch.equal(drawn[own < 3], own[own < 3])

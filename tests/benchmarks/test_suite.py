@@ -11,7 +11,7 @@ from comparison.tables import PRETRAINED
 from agents.registry import AGENTS, agent_class
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
 
-TASKS = ["DNAEnhancer-v0", "ToyCTMC-v0"]
+TASKS = ["DNAEnhancer-v0", "TextRLHF-v0", "TextSentiment-v0", "ToyCTMC-v0"]
 
 
 @pytest.mark.parametrize("inner_epochs", [1, 2])

@@ -62,7 +62,7 @@ def test_round_trip_keeps_outputs_and_settings_bit_for_bit(build: type, tmp_path
 
 
 def test_every_registered_architecture_names_its_class() -> None:
-    assert set(checkpoint.ARCHITECTURES) == {"conv", "tabular"}
+    assert set(checkpoint.ARCHITECTURES) == {"conv", "dna-conv", "mdlm", "sedd", "tabular", "transformer"}
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,10 @@ def test_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "dit"}, r"among \['conv', 'tabular'\], found 'dit'"),
+        (
+            {"architecture": "dit"},
+            r"among \['conv', 'dna-conv', 'mdlm', 'sedd', 'tabular', 'transformer'\], found 'dit'",
+        ),
         ({"config": json.dumps({"width": 3})}, "configuration does not build"),
         ({"config": json.dumps({"channels": 16, "dilations": [1, 2]})}, r"expected \(16, .*found \(8, "),
         ({"config": json.dumps({"channels": 8, "dilations": [1]})}, "not expected: .*blocks.1"),

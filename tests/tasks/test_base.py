@@ -127,7 +127,7 @@ def test_the_held_out_reward_judges_and_never_trains():
 def test_an_alphabet_has_a_letter_for_each_token(alphabet):
     class Odd(ToyTask):
         def __init__(self):
-            tasks.Task.__init__(
+            tasks.AlphabetTask.__init__(
                 self,
                 name="odd",
                 alphabet=alphabet,

@@ -45,7 +45,7 @@ class Options:
     dilations: tuple[int, ...]
 
 
-def mask_tokens(tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def mask_tokens(tokens: Tensor, generator: torch.Generator, mask_token: int = MASK) -> tuple[Tensor, Tensor]:
     r"""Return noisy tokens ``(B, L)`` and the number of masks ``(B,)``, stratified over the batch.
 
     The continuous-time bound of an absorbing process under the log-linear schedule,
@@ -57,23 +57,23 @@ def mask_tokens(tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
     offset = torch.rand(1, generator=generator)
     count = (((torch.arange(batch) + offset) / batch) * length).long() + 1  # (B,) in 1..L
     rank = torch.rand(batch, length, generator=generator).argsort(dim=-1).argsort(dim=-1)
-    return tokens.masked_fill(rank < count[:, None], MASK), count
+    return tokens.masked_fill(rank < count[:, None], mask_token), count
 
 
 def bound_nats(denoiser: Denoiser, tokens: Tensor, generator: torch.Generator) -> Tensor:
-    r"""Return an unbiased estimate ``(B,)`` of the negative bound, in nats a base.
+    r"""Return an unbiased estimate ``(B,)`` of the negative bound, in nats a token.
 
     .. math:: \frac{1}{n} \sum_{i\,masked} -\log p_\theta(x_0^i \mid x_t), \quad n \sim U\{1..L\}
     """
-    noisy, count = mask_tokens(tokens, generator)
+    noisy, count = mask_tokens(tokens, generator, denoiser.num_tokens)
     log_p = denoiser(noisy, count / tokens.shape[1])
     cross_entropy = -log_p.gather(-1, tokens[..., None]).squeeze(-1)
-    return (cross_entropy * (noisy == MASK)).sum(-1) / count
+    return (cross_entropy * (noisy == denoiser.num_tokens)).sum(-1) / count
 
 
 @torch.no_grad()
 def evaluate_bits(denoiser: Denoiser, tokens: Tensor, num_masks: int, seed: int) -> tuple[float, float]:
-    """Return the bound in bits a base over ``tokens`` ``(N, L)`` and its standard error, ``num_masks`` draws a row.
+    """Return the bound in bits a token over ``tokens`` ``(N, L)`` and its standard error, ``num_masks`` draws a row.
 
     The error counts the draws of the masks as well as the choice of the sequences.
     """

@@ -1,0 +1,90 @@
+"""Train a reward model from the command line: ``python -m agents.reward_model --pairs FILE.jsonl --log-dir runs/rm``.
+
+The model stands in ``reward_model/`` of the log_dir at the end; `sepo_env.rewards.SequenceClassifierReward` takes that
+folder by its path, and so does whatever takes a reward by path.
+
+Exit codes: 0 done; 1 refused or failed, with the reason; 2 wrong usage; 3 diverged; 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+from tqdm import tqdm
+
+from agents.reward_modelling import RewardModelConfig, train_reward_model
+from agents.train import DIVERGED, DONE, FAILED, INTERRUPTED
+from sepo_env.errors import DivergenceError, SepoEnvError
+
+_DESCRIPTION = f"""Train a reward model on pairs of texts of which people prefer one.
+
+Each line of --pairs is one comparison, in the layout of HH-RLHF:
+  {{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello!", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: What?"}}
+
+The model gives every text a number r; training raises that of the chosen text above that of the rejected one, by the
+pairwise logistic loss: minus log sigmoid(r_chosen - r_rejected). Pairs of prompts that are held out say how often it is
+right. The paper's own is GPT-2: give its folder with --base. Without, a small model of that architecture is trained
+from scratch. The result, LOG_DIR/reward_model, is an AutoModelForSequenceClassification with its tokenizer.
+
+Exit codes: {DONE} done; {FAILED} refused or failed, with the reason; 2 wrong usage; {DIVERGED} diverged; \
+{INTERRUPTED} stopped with Ctrl-C (go on with --resume from the last checkpoint)."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the run is started and shown."""
+
+    resume: bool = False
+    """Go on from the last checkpoint in log_dir; give the same settings as before."""
+    quiet: bool = False
+    """No progress bar, no report."""
+
+
+def train(config: RewardModelConfig, options: RunOptions) -> int:
+    """Run one training; returns the exit code, and says on standard error what went wrong."""
+    try:
+        outcome = train_reward_model(config, resume=options.resume, progress=not options.quiet)
+    except KeyboardInterrupt as error:
+        _say(" ".join([*getattr(error, "__notes__", []), "Give the same command with --resume to go on."]))
+        return INTERRUPTED
+    except SepoEnvError as error:
+        _say("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
+        return DIVERGED if isinstance(error, DivergenceError) else FAILED
+    if not options.quiet:
+        _say(
+            f"{outcome.num_steps} steps on {outcome.num_training} pairs; of {outcome.num_held_out} held-out pairs "
+            f"{outcome.accuracy:.1%} are in the right order (loss {outcome.loss:.4g}).\n"
+            f"The model is in {outcome.folder}."
+        )
+    return DONE
+
+
+def _say(text: str) -> None:
+    # Through tqdm, so that a bar that is still standing is not torn.
+    tqdm.write(text, file=sys.stderr)
+
+
+def _command(config: RewardModelConfig, options: RunOptions) -> int:
+    return train(config, options)
+
+
+_command.__annotations__ = {"config": RewardModelConfig, "options": RunOptions, "return": int}  # for tyro: no strings
+_command.__defaults__ = (RunOptions(),)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Parse the arguments and train; returns the exit code."""
+    return tyro.cli(
+        _command,
+        prog="python -m agents.reward_model",
+        description=_DESCRIPTION,
+        args=args,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

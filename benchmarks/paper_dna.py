@@ -1,0 +1,307 @@
+"""The published protocol of enhancer design on one denoiser, beside the published numbers.
+
+640 sequences in batches of 64, 128 ancestral steps, three seeds, all metrics of the task (arXiv 2410.13643)::
+
+    python benchmarks/paper_dna.py --artefacts DRAKES_data --checkpoint finetuned.ckpt
+
+Without ``--artefacts`` it runs on the shipped denoiser and oracles, whose numbers cannot be compared with the published
+ones. Interrupted, the same command goes on with the first seed that is not finished. The results are in the output
+folder: ``report.md``, ``comparison.csv``, ``measured.csv`` and the sequences of each seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import tyro
+from _published import comparison, comparison_markdown
+from comparison.runs import weights_fingerprint, write_atomically
+from comparison.tables import markdown_table
+from torch import Tensor
+from tqdm import tqdm
+
+from agents.agent import Agent
+from agents.checkpoint import load_checkpoint
+from agents.storage import CONFIG_FILE, FORMAT
+from sepo_env.denoisers import Denoiser, load_denoiser
+from sepo_env.diffusion.sampler import sample
+from sepo_env.errors import CheckpointError, InvalidArgumentError, SepoEnvError
+from sepo_env.tasks.dna_enhancer import REAL_SEQUENCES, DNAEnhancerTask
+
+_SEED_DISTANCE = 1_000_000_007
+"""Sequence i of a sampler depends on ``seed + i`` alone: seeds this far apart share no sequence."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The published protocol of enhancer design on one denoiser, beside the published numbers."""
+
+    artefacts: Path | None = None
+    """The unpacked DRAKES data folder (it holds mdlm/); the shipped denoiser and oracles if not given."""
+    checkpoint: Path | None = None
+    """What is judged: an agent that agent.save wrote, a training checkpoint of ours, a fine-tuned state dict of DRAKES,
+    or any denoiser file; the pretrained denoiser if not given."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One set of sequences for each."""
+    num_samples: int = 640
+    """Sequences a seed."""
+    batch_size: int = 64
+    """Sequences at a time; of no effect on the result."""
+    num_steps: int = 128
+    """Reverse steps of the sampler."""
+    num_likelihood_steps: int = 128
+    """Steps of the likelihood bound."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, cuda:1, ..."""
+    output: Path | None = None
+    """Folder of the results; runs/paper-dna-<checkpoint> in the present folder if not given."""
+
+    @property
+    def name(self) -> str:
+        """What is judged, in short."""
+        return "pretrained" if self.checkpoint is None else self.checkpoint.stem
+
+    @property
+    def folder(self) -> Path:
+        """The output folder that is meant."""
+        return self.output or Path("runs") / f"paper-dna-{self.name}{'' if self.artefacts is None else '-artefacts'}"
+
+    @property
+    def is_published_protocol(self) -> bool:
+        """Whether the numbers of the protocol are the published ones."""
+        numbers = (self.num_samples, self.num_steps, self.num_likelihood_steps, len(self.seeds))
+        return numbers == (640, 128, 128, 3)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is judged.
+
+    Attributes:
+        draw: sequences from their number and a seed, int64 ``(N, L)``.
+        denoiser: the network that it evaluates.
+        evaluations: how often it does so for one sequence.
+    """
+
+    draw: Callable[[int, int], Tensor]
+    denoiser: Denoiser
+    evaluations: int
+
+
+def load_candidate(task: DNAEnhancerTask, options: Options) -> Candidate:
+    """The sampler of the checkpoint: an agent's own, or the ancestral one for a denoiser.
+
+    Raises:
+        CheckpointError: neither an agent nor a denoiser of this task.
+    """
+    steps, path = options.num_steps, options.checkpoint
+    if path is not None and _is_agent(path):
+        agent: Agent = Agent.load(path, task=task, device=options.device)
+        corrections = agent.config.corrector_steps * (steps - 1)  # one network evaluation each
+        return Candidate(
+            lambda count, seed: agent.sample_tokens(count, num_steps=steps, seed=seed),
+            agent.denoiser,
+            steps + corrections,
+        )
+    denoiser = task.load_denoiser() if path is None else load_denoiser(path).eval()
+    if denoiser.num_tokens != task.num_tokens or denoiser.length not in (None, task.length):
+        raise CheckpointError(
+            path or "",
+            f"it reads {denoiser.num_tokens} tokens at length {denoiser.length}, expected {task.num_tokens} at "
+            f"{task.length}",
+            "give a denoiser of this task",
+        )
+    denoiser = denoiser.to(options.device)
+
+    def draw(count: int, seed: int) -> Tensor:
+        return sample(task.process, denoiser, count, task.length, num_steps=steps, seed=seed, device=options.device)
+
+    return Candidate(draw, denoiser, steps)
+
+
+def _is_agent(path: Path) -> bool:
+    """Whether `Agent.save` or a training wrote it; anything else is a denoiser, or nothing."""
+    try:
+        if path.is_file():
+            load_checkpoint(path, [])
+            return True
+        return json.loads((path / CONFIG_FILE).read_text()).get("format") == FORMAT
+    except (CheckpointError, OSError, ValueError):
+        return False
+
+
+def measure(
+    task: DNAEnhancerTask, candidate: Candidate, options: Options, seed: int
+) -> tuple[Tensor, dict[str, float]]:
+    """The sequences of one seed, and the task's metrics of them."""
+    starts = range(0, options.num_samples, options.batch_size)
+    tokens = torch.cat(
+        [
+            candidate.draw(min(options.batch_size, options.num_samples - start), seed * _SEED_DISTANCE + start)
+            for start in starts
+        ]
+    )
+    return tokens, task.metrics(tokens, num_likelihood_steps=options.num_likelihood_steps, seed=seed)
+
+
+@contextmanager
+def counted(bar: tqdm[Any], *denoisers: Denoiser) -> Iterator[None]:
+    """Move the bar on by one for every sequence that one of the denoisers reads."""
+
+    def advance(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        bar.update(len(inputs[0]))
+
+    hooks = [denoiser.register_forward_hook(advance) for denoiser in set(denoisers)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def settings_of(options: Options, task: DNAEnhancerTask) -> dict[str, Any]:
+    """Everything that decides the result of a seed, for JSON."""
+    return {
+        "num_samples": options.num_samples,
+        "num_steps": options.num_steps,
+        "num_likelihood_steps": options.num_likelihood_steps,
+        "checkpoint": None if options.checkpoint is None else _fingerprint(options.checkpoint),
+        "shipped weights": weights_fingerprint() if task.artefacts is None else None,
+        "artefacts": None
+        if task.artefacts is None
+        else {name: path.stat().st_size for name, path in task.artefacts.paths.items()},
+    }
+
+
+def _fingerprint(path: Path) -> str:
+    if not path.exists():
+        raise CheckpointError(path, "there is no such file or folder", "check the path")
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.name.encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def finished(folder: Path, settings: dict[str, Any], seed: int) -> dict[str, float] | None:
+    """The figures of a seed that is done, or None.
+
+    Raises:
+        CheckpointError: it was done with other settings.
+    """
+    path = folder / f"seed-{seed}.json"
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    if record["settings"] != json.loads(json.dumps(settings)):
+        changed = [name for name in settings if record["settings"].get(name) != settings[name]]
+        raise CheckpointError(path, f"it was made with another {', '.join(changed)}", "choose another --output")
+    return dict(record["figures"])
+
+
+def caveat(options: Options) -> str:
+    """What the comparison is worth."""
+    lines = []
+    if options.artefacts is None:
+        lines.append(
+            "**The published numbers are NOT comparable with the measured row.** It was measured on the shipped "
+            "denoiser and oracles (other data, other networks); theirs belong to the oracles of the DRAKES data folder "
+            "(--artefacts)."
+        )
+    if not options.is_published_protocol:
+        lines.append(
+            "**This is not the published protocol**, which takes 640 sequences, 128 steps, a 128-step bound and three "
+            f"seeds; here {options.num_samples} sequences, {options.num_steps} steps, a "
+            f"{options.num_likelihood_steps}-step bound and {len(options.seeds)} seed(s)."
+        )
+    lines.append(
+        "Measured: mean over seeds, standard deviation over seeds in brackets. Published: as the sources print them. "
+        "The released SEPO script optimises the evaluation oracle and its notebook reads accessibility from another "
+        "column; see docs/reproducing.md. A likelihood far above that of real sequences is collapse, not quality: look "
+        "at likely_as_real."
+    )
+    return "\n\n".join(lines)
+
+
+def write_report(measured: pd.DataFrame, options: Options, command: str) -> str:
+    """Write the tables and the report, each whole or not at all; returns the report."""
+    table = comparison(measured, options.name)
+    spread = measured.drop(columns="seed").agg(["mean", "std"]).T
+    details = {
+        str(name): [f"{mean:.4g}", "-" if pd.isna(std) else f"{std:.2g}"] for name, mean, std in spread.itertuples()
+    }
+    world = "shipped assets" if options.artefacts is None else "published artefacts"
+    report = "\n\n".join(
+        [
+            f"# {options.name} on the {world}",
+            f"`{command}`",
+            comparison_markdown(table),
+            caveat(options),
+            "## All metrics of the task",
+            markdown_table(
+                pd.DataFrame.from_dict(details, orient="index", columns=["mean over seeds", "standard deviation"])
+            ),
+        ]
+    )
+    folder = options.folder
+    write_atomically(folder / "measured.csv", lambda path: measured.to_csv(path, index=False))
+    write_atomically(folder / "comparison.csv", lambda path: table.to_csv(path, index=False))
+    write_atomically(folder / "report.md", lambda path: path.write_text(f"{report}\n"))
+    return report
+
+
+def main(options: Options, command: str) -> int:
+    """Do the seeds that are not done yet, then write and print the report."""
+    if options.num_samples < 2 or options.batch_size < 1 or not options.seeds:
+        raise InvalidArgumentError("num_samples must be at least 2, batch_size at least 1, and seeds not empty.")
+    task = DNAEnhancerTask(artefacts=options.artefacts)
+    settings, folder = settings_of(options, task), options.folder
+    done = {seed: finished(folder, settings, seed) for seed in options.seeds}
+    missing = [seed for seed, figures in done.items() if figures is None]
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        candidate = load_candidate(task, options)
+        task.denoiser.to(options.device)
+        work = len(missing) * options.num_samples * (candidate.evaluations + options.num_likelihood_steps)
+        if task.artefacts is not None:  # the likelihoods of real sequences, computed once
+            work += REAL_SEQUENCES * options.num_likelihood_steps
+        with (
+            tqdm(total=work, unit="NFE", unit_scale=True, desc=options.name, dynamic_ncols=True) as bar,
+            counted(bar, candidate.denoiser, task.denoiser),
+        ):
+            for seed in missing:
+                bar.set_postfix_str(f"seed {seed}")
+                tokens, figures = measure(task, candidate, options, seed)
+                done[seed] = figures
+                sequences = pd.DataFrame({"sequence": task.decode(tokens)})
+                write_atomically(folder / f"seed-{seed}.csv", lambda path, s=sequences: s.to_csv(path, index=False))
+                record = json.dumps({"settings": settings, "figures": figures}, indent=1)
+                write_atomically(folder / f"seed-{seed}.json", lambda path, text=record: path.write_text(text))
+    measured = pd.DataFrame([{"seed": seed, **(done[seed] or {})} for seed in options.seeds])
+    print(write_report(measured, options, command))
+    print(f"\nreport: {folder / 'report.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    arguments = tyro.cli(Options, description=__doc__)
+    try:
+        status = main(arguments, f"python benchmarks/paper_dna.py {shlex.join(sys.argv[1:])}".strip())
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on with the seed that was under way", file=sys.stderr)
+        status = 130
+    except SepoEnvError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)

@@ -1,0 +1,135 @@
+"""What the loaders of published layouts share: configurations and tensors of other programs, read and checked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from sepo_env.denoisers.base import Denoiser
+from sepo_env.diffusion.schedule import Geometric, LogLinear, Schedule
+from sepo_env.errors import CheckpointError, InvalidArgumentError
+from sepo_env.tensorfile import check_tensors
+
+CONFIG_FILE = "config.json"
+OTHER_FILE = "give the file of that model, or load this one with its own loader"
+_Choice = TypeVar("_Choice")
+_Config = TypeVar("_Config")
+_Model = TypeVar("_Model", bound=Denoiser)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a folder's config.json.
+
+    Raises:
+        CheckpointError: no such folder, or no such file, or not a JSON object.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(folder, "there is no such folder", "check the path")
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        names = sorted(entry.name for entry in folder.iterdir())[:8]
+        raise CheckpointError(folder, f"expected a {CONFIG_FILE} in it, found {names}", "give the model's own folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(path, f"it is no JSON ({error})", "copy or download it again") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(path, f"expected a JSON object, found {type(config).__name__}", "download it again")
+    return config
+
+
+def config_entry(source: str | os.PathLike[str], config: Mapping[str, Any], name: str, kind: type) -> Any:
+    """Return an entry of a configuration.
+
+    Args:
+        source: the file, for the message.
+        config: the configuration.
+        name: its sections and the entry, joined by dots.
+        kind: of what type the entry must be.
+
+    Raises:
+        CheckpointError: no such entry, or one of another type.
+    """
+    value: Any = config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    # A bool is an int to Python, and an int is as good as a float.
+    if isinstance(value, bool) is not (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise CheckpointError(source, f"expected {name} to be of type {kind.__name__}, found {value!r}", OTHER_FILE)
+    return value
+
+
+def config_choice(
+    source: str | os.PathLike[str], config: Mapping[str, Any], name: str, choices: Mapping[str, _Choice]
+) -> _Choice:
+    """Return what an entry of a configuration stands for.
+
+    Raises:
+        CheckpointError: no such entry, or one that is none of the choices.
+    """
+    value = config_entry(source, config, name, str)
+    if value not in choices:
+        raise CheckpointError(source, f"expected {name} to be among {sorted(choices)}, found {value!r}", OTHER_FILE)
+    return choices[value]
+
+
+def noise_schedule(source: str | os.PathLike[str], config: Mapping[str, Any]) -> Schedule:
+    """Return the schedule that the section ``noise`` of a published configuration describes.
+
+    Raises:
+        CheckpointError: none, or another kind than log-linear and geometric.
+    """
+    kind = config_choice(source, config, "noise.type", {"loglinear": LogLinear, "geometric": Geometric})
+    if kind is LogLinear:
+        return LogLinear()
+    names = ("sigma_min", "sigma_max")
+    settings = {name: float(config_entry(source, config, f"noise.{name}", float)) for name in names}
+    return build_config(source, Geometric, **settings)
+
+
+def build_config(path: str | os.PathLike[str], kind: Callable[..., _Config], **settings: Any) -> _Config:
+    """Return ``kind(**settings)``.
+
+    Raises:
+        CheckpointError: it refuses the settings.
+    """
+    try:
+        return kind(**settings)
+    except InvalidArgumentError as error:
+        raise CheckpointError(path, f"its settings do not fit ({error})", OTHER_FILE) from error
+
+
+def fill_model(
+    path: str | os.PathLike[str], kind: Callable[[_Config], _Model], config: _Config, tensors: Mapping[str, Tensor]
+) -> _Model:
+    """Return ``kind(config)`` with these tensors in float32, in evaluation mode.
+
+    No random weights are drawn first: that takes its time for a large model, and moves the random state. Tensors are
+    copied, for the last bit of a product depends on where in memory its factors begin, and a file puts them anywhere.
+
+    Raises:
+        CheckpointError: other tensors than those of the model.
+    """
+    with torch.device("meta"):
+        model = kind(config)
+    check_tensors(path, model.state_dict(), tensors, OTHER_FILE)
+    model.load_state_dict({key: _own_copy(value) for key, value in tensors.items()}, assign=True)
+    return model.eval()
+
+
+def _own_copy(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=torch.float32).copy_(tensor)
+
+
+def outline(found: Any) -> str:
+    """Say in a few words what was read."""
+    if not isinstance(found, Mapping):
+        return type(found).__name__
+    names = [f"{key}: {type(value).__name__}" for key, value in list(found.items())[:6]]
+    return f"{len(found)} entries ({', '.join(names)}{', ...' if len(found) > len(names) else ''})"

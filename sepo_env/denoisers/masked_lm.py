@@ -1,0 +1,200 @@
+"""Masked language models of Hugging Face Transformers as absorbing-diffusion denoisers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from sepo_env.denoisers.base import Denoiser
+from sepo_env.denoisers.masked_lm_codec import MaskedLMCodec
+from sepo_env.errors import InvalidArgumentError, InvalidTokensError
+from sepo_env.hugging_face import load_folder, read_config, save_folder
+
+
+class MaskedLMDenoiser(Denoiser):
+    r"""A masked language model: its prediction at a mask is the x0-posterior of an absorbing process.
+
+    .. math:: \log p_\theta(x_0^i = v | x_t) = \log \mathrm{softmax}_{v \in C}(\ell_i)_v, \quad
+              -\infty \text{ for } v \notin C
+
+    with the model's logits :math:`\ell` and the content tokens C, all but special ones (`MaskedLMCodec`). That a mask
+    stays a mask is the schedule's decision, so MASK has no probability either. The posterior of an absorbing process
+    does not depend on time given the tokens (arXiv 2406.03736), which is why a model that knows none will do.
+
+    A reverse path starts from masks only; a model that was trained with a fixed share of masks (15 % for BERT) has seen
+    few of its states.
+
+    The frame that the tokenizer puts around a text (CLS and SEP, BOS and EOS) is added inside, and its positions are
+    not returned: L counts content only. PAD in a prompt is not attended to. Dropout is off at all times: old and new
+    policies are compared without noise. A token of probability 0 has the log-probability ``-inf``, which the kernels of
+    `sepo_env.diffusion` read as "never"; a loss over all V tokens at once (`score_entropy`, SEPO's form ``snis``) needs
+    finite ones.
+
+    Args:
+        model: token ids ``(B, n)`` -> an output with ``logits`` ``(B, n, ids)``.
+        tokenizer: its own.
+        mask_token_id: the model's id of MASK; None is the tokenizer's.
+        allow: special tokens that are content all the same.
+        forbid: further tokens that are none.
+        framed: whether the frame is added.
+
+    Shapes:
+        tokens ``(B, L)`` int64 in 0 .. V, time ``(B,)`` -> ``(B, L, V)`` float32.
+
+    Attributes:
+        codec: text to tokens and back; its ids are those of this denoiser.
+        max_length: the largest L that the model's table of positions allows; None where it has none.
+
+    Raises:
+        InvalidArgumentError: a tokenizer that does not fit, or a model whose output is not finite on masks alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        mask_token_id: int | None = None,
+        allow: Sequence[str] = (),
+        forbid: Sequence[str] = (),
+        framed: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model.eval()
+        if mask_token_id is None and tokenizer.mask_token_id is None:
+            mask_token_id = getattr(getattr(model, "config", None), "mask_token_id", None)
+        num_ids = _count_ids(model)
+        self.codec = MaskedLMCodec(tokenizer, num_ids, mask_id=mask_token_id, allow=allow, forbid=forbid)
+        self.num_tokens = self.codec.num_tokens
+        self.length = None
+        self.parameterisation = "posterior"
+        self.time_conditioned = False
+        prefix, suffix = (self.codec.prefix, self.codec.suffix) if framed else ([], [])
+        self._frame = len(prefix), len(suffix)
+        positions = _max_positions(model)
+        self.max_length = None if positions is None else positions - sum(self._frame)
+        self.register_buffer("_ids", self.codec.model_ids(), persistent=False)
+        self.register_buffer("_prefix", torch.tensor(prefix, dtype=torch.int64), persistent=False)
+        self.register_buffer("_suffix", torch.tensor(suffix, dtype=torch.int64), persistent=False)
+        self.register_buffer("_forbidden", ~self.codec.content, persistent=False)
+        self._ids: Tensor
+        self._prefix: Tensor
+        self._suffix: Tensor
+        self._forbidden: Tensor
+        pad = tokenizer.pad_token_id
+        self._pad_id = pad if pad in self.codec.closed and pad != self.codec.mask_id else None
+        self._check_masks()
+
+    def _check_masks(self) -> None:
+        device = next(self.model.parameters()).device
+        tokens = torch.full((1, min(2, self.max_length or 2)), self.num_tokens, device=device)
+        with torch.no_grad():
+            logits = self._logits(tokens)
+        if not bool(torch.isfinite(logits).all()):
+            raise InvalidArgumentError(
+                f"{type(self.model).__name__} has no finite output for a sequence of masks alone, where every reverse "
+                "path starts; ESM divides by the share of visible tokens: keep framed=True."
+            )
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of this module; the model itself stays in evaluation mode."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def _logits(self, tokens: Tensor) -> Tensor:
+        batch = len(tokens)
+        ids = torch.cat([self._prefix.expand(batch, -1), self._ids[tokens], self._suffix.expand(batch, -1)], dim=1)
+        attended = torch.ones_like(ids) if self._pad_id is None else (ids != self._pad_id).long()
+        logits: Tensor = self.model(input_ids=ids, attention_mask=attended).logits
+        return logits[:, self._frame[0] : ids.shape[1] - self._frame[1]]
+
+    def forward(self, tokens: Tensor, time: Tensor) -> Tensor:
+        """Return ``(B, L, V)`` log-posteriors of ``tokens`` ``(B, L)``; ``time`` is not read.
+
+        Raises:
+            InvalidTokensError: more positions than the model has.
+        """
+        if tokens.ndim != 2 or (self.max_length is not None and tokens.shape[1] > self.max_length):
+            raise InvalidTokensError(
+                f"the model reads tokens (B, L) with L up to {self.max_length}, but got {tuple(tokens.shape)}; give "
+                "shorter sequences."
+            )
+        logits = self.codec.without_mask(self._logits(tokens)).float()
+        return logits.masked_fill(self._forbidden, -torch.inf).log_softmax(dim=-1)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write model and tokenizer into a new folder, whole or not at all; `load_masked_lm` reads it.
+
+        Raises:
+            CheckpointError: the folder holds something already.
+        """
+        save_folder(folder, self.model, self.codec.tokenizer)
+
+
+def is_masked_lm_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder's config.json says that it holds a masked language model of Transformers.
+
+    MDLM's folders say so as well and have a loader of their own.
+    """
+    config = read_config(path)
+    if config is None or config.get("model_type") == "mdlm":
+        return False
+    remote = config.get("auto_map")
+    names = [*(config.get("architectures") or []), *(remote if isinstance(remote, dict) else ())]
+    # LLaDA's kind has another class name, but says what it masks with and brings its own code.
+    masks = isinstance(remote, dict) and isinstance(config.get("mask_token_id"), int)
+    return masks or any(str(name).endswith("ForMaskedLM") for name in names)
+
+
+def load_masked_lm(
+    path: str | os.PathLike[str],
+    *,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype = torch.float32,
+    mask_token_id: int | None = None,
+    allow: Sequence[str] = (),
+    forbid: Sequence[str] = (),
+    framed: bool = True,
+) -> MaskedLMDenoiser:
+    """Read a masked language model (BERT, ModernBERT, RoBERTa, ESM-2, nucleotide models ...) with its tokenizer.
+
+    Args:
+        path: a folder that ``save_pretrained`` wrote, or that was downloaded from the hub.
+        trust_remote_code: run Python code that the folder brings along (LLaDA's kind); it can do whatever you can.
+        dtype: of the weights; log-probabilities are float32 in any case.
+        mask_token_id: as for `MaskedLMDenoiser`, like the arguments that follow.
+        allow: special tokens that are content all the same.
+        forbid: further tokens that are none.
+        framed: whether the tokenizer's frame is added inside.
+
+    Raises:
+        CheckpointError: no such folder, one that needs code of its own, or one that holds another kind of model.
+        MissingExtraError: transformers is not installed.
+    """
+    model, tokenizer = load_folder(path, "AutoModelForMaskedLM", trust_remote_code=trust_remote_code, dtype=dtype)
+    return MaskedLMDenoiser(
+        model, tokenizer, mask_token_id=mask_token_id, allow=allow, forbid=forbid, framed=framed
+    ).eval()
+
+
+def _count_ids(model: nn.Module) -> int:
+    """The ids that a model scores: one forward pass on one id tells what configurations spell in many ways."""
+    device = next(model.parameters()).device
+    one = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    with torch.no_grad():
+        return int(model(input_ids=one, attention_mask=torch.ones_like(one)).logits.shape[-1])
+
+
+def _max_positions(model: nn.Module) -> int | None:
+    """Rows of the model's table of positions that a sequence can use; None where positions are computed."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings":
+            # RoBERTa's kind counts positions from the one after that of padding.
+            offset = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - offset
+    return None

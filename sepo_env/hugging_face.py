@@ -1,0 +1,170 @@
+"""Folders in the layout of Hugging Face Transformers, from the disk and to it, without a network."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from sepo_env.errors import CheckpointError, MissingExtraError
+
+EXTRA = "hf"
+
+
+def import_transformers() -> ModuleType:
+    """Transformers, imported when it is first needed: it takes seconds, and is optional.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("transformers", EXTRA) from error
+
+
+@contextmanager
+def quiet() -> Iterator[ModuleType]:
+    """Transformers without its progress bars over the tensors of a file."""
+    transformers = import_transformers()
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield transformers
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """A folder's config.json; None where there is none, or another kind of file."""
+    try:
+        found = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def load_folder(
+    path: str | os.PathLike[str],
+    auto_class: str,
+    *,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype = torch.float32,
+    may_miss: tuple[str, ...] = (),
+    **settings: Any,
+) -> tuple[Any, Any]:
+    """Read a model and its tokenizer from a folder, on the CPU and in evaluation mode.
+
+    Transformers fills what a file lacks with random numbers and says so in its log; here that is an error.
+
+    Args:
+        path: a folder with config.json, weights and tokenizer files.
+        auto_class: the class of `transformers` that makes the model, such as ``"AutoModelForMaskedLM"``.
+        trust_remote_code: run Python code that the folder brings along; it can do whatever you can.
+        dtype: of the weights.
+        may_miss: beginnings of the names of tensors that the file may lack.
+        **settings: changes of the model's configuration.
+
+    Returns:
+        The model and the tokenizer.
+
+    Raises:
+        CheckpointError: no such folder, one that needs code of its own, or another model's weights.
+        MissingExtraError: transformers is not installed.
+    """
+    config = read_config(path)
+    if config is None:
+        raise CheckpointError(path, "no folder with a config.json", "give the folder that save_pretrained wrote")
+    remote = config.get("auto_map", {}) if isinstance(config.get("auto_map", {}), dict) else {}
+    with quiet() as transformers:
+        known = config.get("model_type") in transformers.CONFIG_MAPPING
+        if remote and not known and not trust_remote_code:
+            raise CheckpointError(
+                path,
+                f"the model {config.get('model_type')!r} is not part of transformers {transformers.__version__}; the "
+                f"folder brings Python code of its own ({', '.join(sorted(map(str, remote.values())))})",
+                "read that code, and if you trust it load the folder with trust_remote_code=True",
+            )
+        if not known and auto_class not in remote and trust_remote_code:
+            # LLaDA's kind: a masked language model that its authors published under another auto class.
+            auto_class = next((name for name in ("AutoModelForCausalLM", "AutoModel") if name in remote), auto_class)
+        common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+        try:
+            model, info = getattr(transformers, auto_class).from_pretrained(
+                str(path), dtype=dtype, output_loading_info=True, **common, **settings
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), **common)
+        except Exception as error:  # a damaged or foreign folder may fail in any way
+            raise CheckpointError(
+                path,
+                f"{auto_class} does not load it ({type(error).__name__}: {_first_line(error)})",
+                "give a whole folder of such a model, with its tokenizer",
+            ) from error
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(may_miss or ("\0",)))
+    mismatched = sorted(str(entry[0]) for entry in info["mismatched_keys"])
+    if missing or mismatched:
+        raise CheckpointError(
+            path,
+            f"it is a {config.get('architectures')}, not the model that {auto_class} makes of it; tensors missing: "
+            f"{_shorten(missing)}, of another shape: {_shorten(mismatched)}",
+            "give the folder of a model that was trained for this",
+        )
+    return model.eval(), tokenizer
+
+
+def save_folder(folder: str | os.PathLike[str], *parts: Any, replace: bool = False, **texts: str) -> None:
+    """Write models and tokenizers into a new folder that appears whole, or not at all.
+
+    Args:
+        folder: must not exist, or be empty, unless it may be replaced.
+        *parts: what has a ``save_pretrained``.
+        replace: move a folder that stands there away first.
+        **texts: further files by stem: ``metrics="..."`` becomes metrics.json.
+
+    Raises:
+        CheckpointError: the folder holds something already.
+    """
+    target = Path(folder)
+    if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(target, "something stands there already", "choose another folder, or move it away")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # In the same parent, so that the final rename cannot cross a file system and is atomic.
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        with quiet():
+            for part in parts:
+                part.save_pretrained(str(temporary))
+        for stem, text in texts.items():
+            (temporary / f"{stem}.json").write_text(text, encoding="utf-8")
+        os.chmod(temporary, 0o755)  # mkdtemp's own are the owner's alone
+        if replace and target.exists():
+            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+            os.replace(target, old)
+            os.replace(temporary, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def _shorten(names: list[str], shown: int = 4) -> str:
+    if not names:
+        return "none"
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

@@ -1,0 +1,123 @@
+"""A tokenizer of Hugging Face Transformers as the codec of a task whose denoiser is no masked language model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
+from sepo_env.hugging_face import quiet
+
+
+class HuggingFaceCodec:
+    """Text to tokens and back through a tokenizer whose ids are those of the denoiser; MASK is no token of its own.
+
+    MDLM and SEDD read the ids of GPT-2's tokenizer and have MASK behind them. No frame is added to a text. Special
+    tokens (such as the end of text) are tokens like others to the denoiser and are left out by `decode`. (The codec of
+    masked language models, whose mask is one of the tokenizer's, is `sepo_env.denoisers.masked_lm_codec`.)
+
+    Args:
+        tokenizer: a tokenizer of Transformers.
+        num_tokens: V; ids that the tokenizer does not have are written as "".
+
+    Raises:
+        InvalidArgumentError: the tokenizer has more tokens than the denoiser.
+    """
+
+    def __init__(self, tokenizer: Any, num_tokens: int) -> None:
+        if len(tokenizer) > num_tokens:
+            raise InvalidArgumentError(
+                f"the tokenizer has {len(tokenizer)} tokens, but the denoiser reads {num_tokens}; give the folder of "
+                "the tokenizer that the denoiser was trained with."
+            )
+        self.tokenizer = tokenizer
+        self.num_tokens = num_tokens
+        self._pieces = [""] * num_tokens
+        for piece, index in tokenizer.get_vocab().items():
+            self._pieces[index] = piece
+        self._dropped = {index for index, piece in enumerate(self._pieces) if not piece}
+        self._dropped |= set(tokenizer.all_special_ids)
+
+    def pieces(self) -> list[str]:
+        """The tokens as the tokenizer spells them, V of them."""
+        return list(self._pieces)
+
+    def encode(self, texts: Sequence[str], length: int, mask_letter: str) -> Tensor:
+        """Texts -> tokens int64 ``(B, length)``; ``mask_letter`` and what is missing at the end become V.
+
+        Raises:
+            InvalidTokensError: a text with more tokens than ``length``, or one that the tokenizer cannot spell.
+        """
+        rows = torch.full((len(texts), length), self.num_tokens)
+        for index, text in enumerate(texts):
+            tokens = self._encode_text(text, mask_letter, index)
+            if len(tokens) > length:
+                raise InvalidTokensError(
+                    f"sequence {index} has {len(tokens)} tokens, but there is room for {length}; shorten it."
+                )
+            rows[index, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+        return rows
+
+    def _encode_text(self, text: str, mask_letter: str, index: int) -> list[int]:
+        tokens: list[int] = []
+        parts = text.split(mask_letter)
+        for number, part in enumerate(parts):
+            if number:
+                tokens.append(self.num_tokens)
+            # The blank before a mask is no token of its own.
+            part = part.rstrip(" ") if number + 1 < len(parts) else part
+            ids = self.tokenizer(part, add_special_tokens=False)["input_ids"]
+            if self.tokenizer.unk_token_id in ids and self.tokenizer.unk_token not in part:
+                raise InvalidTokensError(
+                    f"sequence {index} holds what the tokenizer cannot spell, in {part!r}; write it with its tokens, "
+                    f"and {mask_letter!r} for a masked position."
+                )
+            tokens += ids
+        return tokens
+
+    def decode(self, tokens: Tensor, mask_letter: str) -> list[str]:
+        """Tokens int64 ``(B, L)`` -> texts; V becomes ``mask_letter``, special tokens are left out."""
+        return [self._decode_row(row, mask_letter) for row in tokens.tolist()]
+
+    def _decode_row(self, row: list[int], mask_letter: str) -> str:
+        text, run = "", []
+        for token in [*row, None]:
+            if token is not None and token != self.num_tokens:
+                run.append(token)
+                continue
+            kept = [index for index in run if index not in self._dropped]
+            # Together: a letter of several bytes may be spread over several tokens.
+            piece: str = self.tokenizer.decode(kept, clean_up_tokenization_spaces=False) if kept else ""
+            text += piece if not text or not piece or piece[0].isspace() else f" {piece}"
+            run = []
+            if token is not None:
+                text += f" {mask_letter}" if text else mask_letter
+        return text
+
+
+def load_codec(path: str | os.PathLike[str], num_tokens: int) -> HuggingFaceCodec:
+    """Read a tokenizer from a folder, without a network and without running code of its own.
+
+    Raises:
+        CheckpointError: no folder with a tokenizer.
+        InvalidArgumentError: the tokenizer does not fit.
+        MissingExtraError: transformers is not installed.
+    """
+    if not os.path.isdir(path):
+        raise CheckpointError(path, "there is no such folder", "give the folder of the tokenizer's files")
+    with quiet() as transformers:
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                str(path), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # a damaged or foreign folder may fail in any way
+            raise CheckpointError(
+                path,
+                f"AutoTokenizer does not load it ({type(error).__name__}: {str(error).strip().splitlines()[:1]})",
+                "give the folder that the tokenizer's save_pretrained wrote, such as a downloaded gpt2",
+            ) from error
+    return HuggingFaceCodec(tokenizer, num_tokens)

@@ -1,0 +1,232 @@
+"""Answers to prompts, as a reward model likes them: any published denoiser, any sequence classifier."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from sepo_env.assets import asset_path
+from sepo_env.denoisers import Denoiser, MaskedLMDenoiser, SEDDDenoiser, load_denoiser
+from sepo_env.diffusion import DiffusionProcess, LogLinear, Schedule, make_graph, make_schedule
+from sepo_env.diffusion.likelihood import elbo
+from sepo_env.errors import HeldOutRewardError, InvalidArgumentError
+from sepo_env.rewards import Reward, SentimentReward, SequenceClassifierReward, VaderReward, load_sentiment
+from sepo_env.tasks import metrics
+from sepo_env.tasks.codec import Codec, WordPieceCodec
+from sepo_env.tasks.hf_codec import load_codec
+from sepo_env.tasks.prompt_file import load_prompt_set
+from sepo_env.tasks.text_sentiment import LENGTH as SHIPPED_LENGTH
+from sepo_env.tasks.tokenizer import TokenizerTask
+
+Path = str | os.PathLike[str]
+
+DEFAULT_LENGTH = 128
+_MOST_STEPS = 128
+_MASK = "<mask>"
+
+
+class TextRLHFTask(TokenizerTask):
+    r"""Fine-tune a language model on prompts towards a reward model (the setting of arXiv:2502.01384, section 5).
+
+    A prompt is a prefix that stays, the denoiser writes the rest of the L tokens, and the reward reads the decoded
+    whole: prompt and response, as reward models of dialogues were trained to. Special tokens are left out of the text.
+
+    With nothing given: the denoiser, the codec and the sentiment classifier of `TextSentimentTask`, eight beginnings
+    of clauses as prompts, and VADER as the judge. With a denoiser of your own the tokenizer is the masked language
+    model's, or that of ``tokenizer``.
+
+    Rewards:
+
+    - ``"reward_model"`` (training, where ``reward_model`` is given): the logit of a classifier with one label, the
+      log-odds of ``label`` where there are several;
+    - ``"held_out_model"`` (judging only, where it is given): the same of another classifier;
+    - ``"vader"`` (judging only): VADER's compound score in [-1, 1]; needs the extra ``text``. It judges unless
+      ``held_out_model`` is given: independent of the reward model, but a judge of cheerfulness only;
+    - ``"sentiment"`` (training, with the shipped denoiser): see `TextSentimentTask`.
+
+    Args:
+        denoiser: a path that `sepo_env.denoisers.load_denoiser` reads (MDLM, SEDD, a masked language model, our own
+            files), or a live denoiser; None is the shipped one.
+        tokenizer: folder of a Hugging Face tokenizer with the denoiser's ids (GPT-2's for MDLM and SEDD); not for the
+            shipped denoiser, nor for masked language models, which bring their own.
+        prompts: JSONL file, ``{"prompt": "..."}`` a line; see `sepo_env.tasks.prompt_file`. None: the shipped ones for
+            the shipped denoiser, otherwise no prompts.
+        prompt: one or several prompts themselves, instead of a file.
+        reward_model: folder of any ``AutoModelForSequenceClassification`` with its tokenizer, such as what
+            ``python -m agents.reward_model`` writes; needed with a denoiser of your own, unless the agent gets its
+            reward elsewhere.
+        label: the label of the reward model, where it has several.
+        held_out_model: folder of another one that judges and never trains.
+        held_out_label: its label.
+        length: L; None is the denoiser's own, 24 for the shipped one, or else 128 or what the model has room for.
+        num_steps: K; None is L, at most 128.
+        schedule: name of a noise schedule, or one; None is the denoiser's own, log-linear if it has none.
+
+    Raises:
+        InvalidArgumentError: arguments that exclude each other, a tokenizer that does not fit, or a length that the
+            model has no room for.
+        InvalidPromptError: a prompt that does not fit, with the number of its line.
+        HeldOutRewardError: one folder is to train and to judge.
+        CheckpointError: a folder that holds something else.
+        MissingExtraError: transformers (extra ``hf``) is needed and not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        denoiser: Denoiser | Path | None = None,
+        tokenizer: Path | None = None,
+        prompts: Path | None = None,
+        prompt: str | Sequence[str] | None = None,
+        reward_model: Path | None = None,
+        label: str | int | None = None,
+        held_out_model: Path | None = None,
+        held_out_label: str | int | None = None,
+        length: int | None = None,
+        num_steps: int | None = None,
+        schedule: str | Schedule | None = None,
+    ) -> None:
+        if prompts is not None and prompt is not None:
+            raise InvalidArgumentError("both prompts (a file) and prompt (texts) are given; give one of them.")
+        if reward_model is not None and held_out_model is not None and _same(reward_model, held_out_model):
+            raise HeldOutRewardError(
+                f"{reward_model} is to train and to judge; give another folder as held_out_model, or leave it out."
+            )
+        self._reward_model, self._label = reward_model, label
+        self._held_out_model, self._held_out_label = held_out_model, held_out_label
+        self._ships = denoiser is None
+        model = _load(denoiser)
+        codec = _find_codec(model, tokenizer, shipped=self._ships)
+        length = _find_length(model, length, shipped=self._ships)
+        super().__init__(
+            name="text_rlhf",
+            codec=codec,
+            length=length,
+            process=_process(model, schedule),
+            num_steps=min(length, _MOST_STEPS) if num_steps is None else num_steps,
+            denoiser=denoiser,
+        )
+        self._denoiser = self._check_denoiser(model).eval()
+        if not isinstance(codec, WordPieceCodec):
+            # Prompts are anybody's texts: an underscore in them is an underscore.
+            self.mask_letter = model.codec.tokenizer.mask_token or _MASK if _is_masked_lm(model) else _MASK
+        if held_out_model is not None:
+            self.held_out_reward = "held_out_model"
+        if reward_model is not None:
+            self.training_reward = "reward_model"
+        if prompt is not None:
+            self.start_from(prompt)
+        elif prompts is not None or self._ships:
+            self.prompt_set = load_prompt_set(self, prompts or asset_path("text_rlhf_prompts.jsonl"))
+            self.conditional = True
+
+    training_reward = "sentiment"
+    held_out_reward = "vader"
+
+    def _load_default_denoiser(self) -> Denoiser:
+        return _load(None)
+
+    def rewards(self) -> Mapping[str, Callable[[], Reward]]:
+        found: dict[str, Callable[[], Reward]] = {"vader": lambda: VaderReward(self.decode)}
+        if self._ships:
+            found["sentiment"] = lambda: SentimentReward(load_sentiment(asset_path("text_sentiment.safetensors")))
+        if (path := self._reward_model) is not None:
+            found["reward_model"] = lambda: SequenceClassifierReward(
+                path, decode=self.decode, label=self._label, name="reward_model", role="training"
+            )
+        if (judge := self._held_out_model) is not None:
+            found["held_out_model"] = lambda: SequenceClassifierReward(
+                judge, decode=self.decode, label=self._held_out_label, name="held_out_model", role="held_out"
+            )
+        return found
+
+    def make_reward(self, spec: Any = None, **options: Any) -> Reward:
+        if spec is None and self.training_reward not in self.rewards():
+            raise InvalidArgumentError(
+                "a denoiser of your own needs a reward of your own; give reward_model=, the folder of a sequence "
+                "classifier (python -m agents.reward_model writes one), or a reward to the agent or environment."
+            )
+        return super().make_reward(spec, **options)
+
+    def metrics(
+        self, tokens: Tensor, *, likelihood_samples: int = 0, num_likelihood_steps: int = 32, seed: int = 0
+    ) -> dict[str, float]:
+        """What judge and reward say of the texts, how different they are, and how natural to the pretrained denoiser.
+
+        Args:
+            tokens: finished texts, int64 ``(B, L)``.
+            likelihood_samples: how many of the texts, from the first, the likelihood is estimated on; 0: none.
+            num_likelihood_steps: steps of the likelihood bound; each costs a forward pass a text.
+            seed: of the likelihood's noise.
+
+        Returns:
+            By name: ``held_out_mean``, ``held_out_median`` and its quantiles ``held_out_q05`` .. ``held_out_q95``;
+            ``training_median``, where the task has a training reward; ``log_likelihood_median`` (nats a text, prompt
+            included); ``distinct_1`` .. ``distinct_3``; and what `Task.diversity` gives. Rewards are in units of
+            their own.
+        """
+        held_out = self.judge()(tokens)
+        figures = {"held_out_mean": float(held_out.mean())}
+        names = ("held_out_q05", "held_out_q25", "held_out_median", "held_out_q75", "held_out_q95")
+        figures |= dict(zip(names, metrics.quantiles(held_out).tolist(), strict=True))
+        if self.training_reward in self.rewards():
+            figures["training_median"] = float(metrics.quantiles(self.make_reward()(tokens), (0.5,)))
+        if likelihood_samples > 0:
+            denoiser = self.denoiser.to(tokens.device)
+            chosen = tokens[:likelihood_samples]
+            bound = elbo(self.process, denoiser, chosen, num_steps=num_likelihood_steps, seed=seed)
+            figures["log_likelihood_median"] = float(metrics.quantiles(bound, (0.5,)))
+        figures |= {f"distinct_{n}": float(metrics.distinct_n(tokens, n)) for n in range(1, min(3, self.length) + 1)}
+        return {**figures, **self.diversity(tokens)}
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _is_masked_lm(denoiser: Denoiser) -> bool:
+    return isinstance(denoiser, MaskedLMDenoiser)
+
+
+def _load(denoiser: Denoiser | Path | None) -> Any:
+    if isinstance(denoiser, Denoiser):
+        return denoiser
+    return load_denoiser(asset_path("text_denoiser.safetensors") if denoiser is None else denoiser)
+
+
+def _find_codec(denoiser: Any, tokenizer: Path | None, *, shipped: bool) -> Codec:
+    """The codec of a denoiser: the shipped one's, a masked language model's own, or that of a tokenizer's folder."""
+    if shipped or _is_masked_lm(denoiser):
+        if tokenizer is not None:
+            raise InvalidArgumentError(
+                "the denoiser brings its own tokenizer; leave tokenizer out, or give the denoiser it belongs to."
+            )
+        return WordPieceCodec.load(asset_path("text_codec.json")) if shipped else denoiser.codec
+    if tokenizer is None:
+        raise InvalidArgumentError(
+            f"a {type(denoiser).__name__} brings no tokenizer; give tokenizer=, the folder of a Hugging Face tokenizer "
+            f"with its {denoiser.num_tokens} ids (GPT-2's for the published MDLM and SEDD)."
+        )
+    return load_codec(tokenizer, denoiser.num_tokens)
+
+
+def _find_length(denoiser: Any, length: int | None, *, shipped: bool) -> int:
+    room = denoiser.max_length if _is_masked_lm(denoiser) else None
+    if length is None:
+        fallback = SHIPPED_LENGTH if shipped else min(DEFAULT_LENGTH, room or DEFAULT_LENGTH)
+        return denoiser.length or fallback
+    if length < 1 or (room is not None and length > room):
+        raise InvalidArgumentError(f"length is {length}, but must be from 1 to {room or 'what memory allows'}.")
+    return length
+
+
+def _process(denoiser: Any, schedule: str | Schedule | None) -> DiffusionProcess:
+    """The process that the denoiser was trained for: its graph, and its schedule unless another one is given."""
+    graph = denoiser.config.graph if isinstance(denoiser, SEDDDenoiser) else "absorbing"
+    own = getattr(getattr(denoiser, "config", None), "schedule", None) or LogLinear()
+    return DiffusionProcess(
+        make_graph(graph, denoiser.num_tokens), own if schedule is None else make_schedule(schedule)
+    )

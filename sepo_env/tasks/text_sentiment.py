@@ -1,0 +1,151 @@
+"""Clauses of the King James Bible, to be made cheerful: shipped weights, a trained classifier, VADER as the judge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sepo_env.assets import asset_path
+from sepo_env.denoisers import Denoiser, load_denoiser
+from sepo_env.diffusion import Absorbing, DiffusionProcess, Schedule, make_schedule
+from sepo_env.diffusion.likelihood import elbo
+from sepo_env.rewards import Reward, SentimentReward, VaderReward, load_sentiment
+from sepo_env.tasks import metrics
+from sepo_env.tasks.codec import WordPieceCodec
+from sepo_env.tasks.tokenizer import TokenizerTask
+
+LENGTH = 24
+_CHUNK = 64
+"""Texts that the denoiser reads at a time when likelihoods are estimated."""
+
+
+class Letters(Reward):
+    """The mean number of letters of a token, blanks not counted: the score of a text that only grows longer words."""
+
+    name = "letters"
+
+    def __init__(self, token_texts: Sequence[str]) -> None:
+        self._letters = torch.tensor([float(len(text.strip())) for text in token_texts])
+
+    def score(self, tokens: Tensor) -> Tensor:
+        """Return the means ``(B,)``."""
+        return self._letters.to(tokens.device)[tokens].mean(-1)
+
+
+class TextSentimentTask(TokenizerTask):
+    r"""Write clauses of 24 words and signs: fine-tune a denoiser of the King James Bible towards positive sentiment.
+
+    The denoiser was trained on the King James text (public domain), the classifier on film reviews and on the word
+    ratings of AFINN; VADER, an independent lexicon with rules, judges. Each asset has a model card beside it in
+    ``sepo_env/assets``. Text is lower-case; words and punctuation are tokens, rare words are spelled in letters.
+
+    Rewards, each in [-1, 1] (negative to positive) unless said otherwise:
+
+    - ``"sentiment"`` (training): the classifier's :math:`2 p - 1`;
+    - ``"vader"`` (judging only): VADER's compound score of the decoded text; needs the extra ``text``;
+    - ``"letters"``: mean number of letters a token.
+
+    Args:
+        schedule: name of a noise schedule, or one.
+        num_steps: K.
+        denoiser: another pretrained denoiser than the shipped one.
+        prompt: a text to begin with, ``"the lord is my"``; or with free words in between, ``"_ _ is my shepherd"``; or
+            several such prompts, one of which is drawn for each episode.
+
+    Raises:
+        InvalidPromptError: a prompt that does not fit.
+    """
+
+    training_reward = "sentiment"
+    held_out_reward = "vader"
+
+    def __init__(
+        self,
+        *,
+        schedule: str | Schedule = "log-linear",
+        num_steps: int = LENGTH,
+        denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        prompt: str | Sequence[str] | None = None,
+    ) -> None:
+        codec = WordPieceCodec.load(asset_path("text_codec.json"))
+        super().__init__(
+            name="text_sentiment",
+            codec=codec,
+            length=LENGTH,
+            process=DiffusionProcess(Absorbing(codec.num_tokens), make_schedule(schedule)),
+            num_steps=num_steps,
+            denoiser=denoiser,
+        )
+        if prompt is not None:
+            self.start_from(prompt)
+
+    def _load_default_denoiser(self) -> Denoiser:
+        return load_denoiser(asset_path("text_denoiser.safetensors"))
+
+    def rewards(self) -> Mapping[str, Callable[[], Reward]]:
+        return {
+            "sentiment": lambda: SentimentReward(load_sentiment(asset_path("text_sentiment.safetensors"))),
+            "vader": lambda: VaderReward(self.decode),
+            "letters": lambda: Letters(self.token_texts),
+        }
+
+    @property
+    def reference(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Tables of real clauses by name; ``assets/text_sentiment_tables.md`` lists them."""
+        with np.load(asset_path("text_sentiment_tables.npz")) as tables:
+            return dict(tables)
+
+    def metrics(
+        self,
+        tokens: Tensor,
+        *,
+        num_likelihood_steps: int = LENGTH,
+        likelihood_samples: int | None = None,
+        seed: int = 0,
+    ) -> dict[str, float]:
+        """How positive the texts are to both rewards, how natural to the pretrained denoiser, and how different.
+
+        Args:
+            tokens: finished texts, int64 ``(B, 24)``.
+            num_likelihood_steps: steps of the likelihood bound; each costs a forward pass a text.
+            likelihood_samples: how many of the texts, from the first, the likelihood is estimated on; None is all, 0
+                leaves the likelihood out.
+            seed: of the likelihood's noise.
+
+        Returns:
+            By name: ``held_out_mean``, ``held_out_median`` and its quantiles ``held_out_q05`` .. ``held_out_q95``,
+            ``training_median``, ``oracle_gap`` (median of training less median of held-out), all in [-1, 1];
+            ``log_likelihood_median`` (nats a text); ``likely_as_real`` (share within the central 90 % of the bounds
+            of real clauses: far above them is collapse); ``distinct_1`` .. ``distinct_3``; and what `Task.diversity`
+            gives.
+        """
+        held_out, training = self.judge()(tokens), self.make_reward()(tokens)
+        figures = {"held_out_mean": float(held_out.mean())}
+        names = ("held_out_q05", "held_out_q25", "held_out_median", "held_out_q75", "held_out_q95")
+        figures |= dict(zip(names, metrics.quantiles(held_out).tolist(), strict=True))
+        figures["training_median"] = float(metrics.quantiles(training, (0.5,)))
+        figures["oracle_gap"] = float(metrics.reward_gap(training, held_out))
+        if likelihood_samples != 0:
+            bound = self.log_likelihood(tokens[:likelihood_samples], num_steps=num_likelihood_steps, seed=seed)
+            figures["log_likelihood_median"] = float(metrics.quantiles(bound, (0.5,)))
+            low, high = self.reference["log_likelihood_percentiles_test"][[5, 95]].tolist()
+            figures["likely_as_real"] = float(metrics.share_within(bound, low, high))
+        figures |= {f"distinct_{n}": float(metrics.distinct_n(tokens, n)) for n in (1, 2, 3)}
+        return {**figures, **self.diversity(tokens)}
+
+    def log_likelihood(self, tokens: Tensor, *, num_steps: int = LENGTH, seed: int = 0) -> Tensor:
+        """The pretrained denoiser's bound on the log-likelihood, float64 ``(B,)``, nats a text.
+
+        Text i draws its noise from the seed ``seed + i``.
+        """
+        denoiser = self.denoiser.to(tokens.device)
+        bounds = [
+            elbo(self.process, denoiser, chunk, num_steps=num_steps, seed=seed + _CHUNK * index)
+            for index, chunk in enumerate(tokens.split(_CHUNK))
+        ]
+        return torch.cat(bounds)

@@ -1,0 +1,79 @@
+"""Tasks whose sequences are text: several letters a token, read and written by a codec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sepo_env.denoisers import Denoiser
+from sepo_env.diffusion import DiffusionProcess
+from sepo_env.errors import InvalidArgumentError, InvalidTokensError
+from sepo_env.tasks.base import Task
+from sepo_env.tasks.codec import Codec
+
+
+class TokenizerTask(Task):
+    """A task of text. In strings, a word `mask_letter` is a masked position, or one that is free in a prompt.
+
+    A prompt may be shorter than L tokens, the rest is free: ``"the lord is my"`` is a prefix, and
+    ``"the lord is my _ _ _ for ever"`` also gives what follows three free tokens.
+
+    Args:
+        name: the key of the task in `sepo_env.tasks.TASKS`.
+        codec: text to tokens and back; see `sepo_env.tasks.codec.Codec`.
+        length: L, the number of positions.
+        process: the diffusion process over the V tokens.
+        num_steps: K, the number of reverse steps unless something else is asked for.
+        denoiser: another pretrained network than the task's own: a live one, or the path of a checkpoint.
+
+    Raises:
+        InvalidArgumentError: the codec does not fit the graph, or the denoiser does not fit the task.
+    """
+
+    mask_letter = "_"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        codec: Codec,
+        length: int,
+        process: DiffusionProcess,
+        num_steps: int,
+        denoiser: Denoiser | str | os.PathLike[str] | None = None,
+    ) -> None:
+        if codec.num_tokens != process.graph.num_tokens:
+            raise InvalidArgumentError(
+                f"the codec has {codec.num_tokens} tokens, but the graph {process.graph.num_tokens}; give a graph of "
+                "the codec's."
+            )
+        super().__init__(name=name, length=length, process=process, num_steps=num_steps, denoiser=denoiser)
+        self.codec = codec
+        self._token_texts = tuple(codec.pieces())
+
+    @property
+    def token_texts(self) -> Sequence[str]:
+        """The text of each token; words carry the space before them."""
+        return self._token_texts
+
+    def encode(self, sequences: Sequence[str]) -> Tensor:
+        """Texts -> tokens int64 ``(B, L)``; the id V for each word "_", and at the end of shorter texts.
+
+        Raises:
+            InvalidTokensError: a text of more tokens than L, or with a letter that the codec does not know.
+        """
+        if isinstance(sequences, str):
+            raise InvalidTokensError("encode takes a list of strings, got one string; write encode([sequence]).")
+        return self.codec.encode(sequences, self.length, self.mask_letter)
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """Tokens int64 ``(B, L)`` -> texts; the id V (MASK) becomes a word "_".
+
+        Raises:
+            InvalidShapeError: not two axes.
+            InvalidTokensError: ids outside of 0 .. V.
+        """
+        self._check_tokens(tokens)
+        return self.codec.decode(tokens, self.mask_letter)

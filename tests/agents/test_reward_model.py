@@ -1,0 +1,237 @@
+"""From pairs of texts to a reward, through the command line: accuracy, resumption, refusals."""
+
+import csv
+import gzip
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agents.reward_model import main
+from agents.reward_modelling import Pair, RewardModelConfig, read_pairs, split_pairs, train_reward_model
+from sepo_env.errors import CheckpointError, InvalidArgumentError
+from sepo_env.rewards.sequence_classifier import SequenceClassifierReward
+from tests.hf_models import transformers
+
+TOPICS = ("weather", "tea", "trains", "rivers", "music", "stars", "bread", "cats", "maps", "snow", "chess", "books")
+KIND = (" Gladly, here is what I know of {}.", " Of course, let us look at {}.", " With pleasure, about {}.")
+RUDE = (" No, leave me alone with {}.", " Go away, I hate {}.", " Be quiet, nobody likes {}.")
+SMALL = ["--width", "32", "--vocab-size", "600", "--batch-size", "8", "--learning-rate", "3e-3", "--device", "cpu"]
+
+
+def make_pairs(number: int = 160) -> list[Pair]:
+    """A synthetic preference set: the polite answer is preferred."""
+    draw = random.Random(0)
+    pairs = []
+    for _ in range(number):
+        topic = " and ".join(draw.sample(TOPICS, 2))
+        prompt = f"\n\nHuman: Tell me about {topic}.\n\nAssistant:"
+        pairs.append(Pair(prompt + draw.choice(KIND).format(topic), prompt + draw.choice(RUDE).format(topic)))
+    return pairs
+
+
+def write_pairs(path: Path, pairs: list[Pair]) -> Path:
+    path.write_text("".join(json.dumps(vars(pair)) + "\n" for pair in pairs))
+    return path
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path / "pairs.jsonl", make_pairs())
+
+
+def test_from_pairs_to_a_reward(pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    flags = ["--pairs", str(pairs_file), "--log-dir", str(run), "--num-epochs", "2", "--eval-share", "0.25", *SMALL]
+    assert main(flags) == 0
+    shown = capsys.readouterr().err
+    assert "held-out pairs" in shown
+    assert str(run / "reward_model") in shown
+    card = json.loads((run / "reward_model" / "reward_model.json").read_text())
+    assert card["held_out_accuracy"] >= 0.95
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1.0", "2.0"]
+    assert float(rows[-1]["held_out_accuracy"]) == card["held_out_accuracy"]
+
+    _, held_out = split_pairs(read_pairs(pairs_file), 0.25, 0)
+    assert len(held_out) >= 30
+    reward = SequenceClassifierReward(run / "reward_model", decode=lambda tokens: [])
+    chosen, rejected = (reward.score_texts([getattr(pair, side) for pair in held_out]) for side in vars(held_out[0]))
+    assert float((chosen > rejected).float().mean()) == pytest.approx(card["held_out_accuracy"])
+    loss = -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+    assert float(loss) == pytest.approx(card["held_out_loss"], rel=1e-4)
+    assert card["held_out_loss"] < math.log(2)
+    assert reward.tokenizer.truncation_side == "left"
+    assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
+
+
+def stop_at(step: int) -> Any:
+    class Stop(transformers().TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    return Stop()
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    model = transformers().AutoModelForSequenceClassification.from_pretrained(folder)
+    return dict(model.state_dict())
+
+
+def test_resuming_is_exact(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs.jsonl", make_pairs(40))
+
+    def config(name: str) -> RewardModelConfig:
+        return RewardModelConfig(
+            str(pairs),
+            str(tmp_path / name),
+            num_epochs=2,
+            batch_size=8,
+            save_every=3,
+            width=16,
+            depth=1,
+            heads=2,
+            vocab_size=270,
+            max_length=64,
+            device="cpu",
+        )
+
+    before = torch.random.get_rng_state()
+    train_reward_model(config("whole"), progress=False)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train_reward_model(config("parted"), progress=False, callbacks=[stop_at(7)])
+    assert "that of step 6" in caught.value.__notes__[0]
+    assert not (tmp_path / "parted" / "reward_model").exists()
+    train_reward_model(config("parted"), progress=False, resume=True)
+    whole, parted = (weights(tmp_path / name / "reward_model") for name in ("whole", "parted"))
+    assert all(torch.equal(value, parted[name]) for name, value in whole.items())
+
+    with pytest.raises(CheckpointError, match="a run stands there already"):
+        train_reward_model(config("whole"), progress=False)
+    other = RewardModelConfig(**(config("whole").to_dict() | {"seed": 1}))
+    with pytest.raises(CheckpointError, match="seed was 0, is 1"):
+        train_reward_model(other, progress=False, resume=True)
+    write_pairs(pairs, make_pairs(42))
+    with pytest.raises(CheckpointError, match="training was '"):
+        train_reward_model(config("whole"), progress=False, resume=True)
+
+
+def test_a_language_model_may_be_the_base(tmp_path: Path) -> None:
+    library = transformers()
+    pairs = make_pairs(40)
+    scratch = RewardModelConfig("", "", vocab_size=270, max_length=64)
+    from agents.reward_modelling.models import make_model
+
+    _, tokenizer = make_model(scratch, pairs)
+    tokenizer.pad_token = None  # as GPT-2's
+    shape = library.GPT2Config(vocab_size=270, n_positions=48, n_embd=16, n_layer=1, n_head=2)
+    base = library.GPT2LMHeadModel(shape)
+    base.save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    config = RewardModelConfig(
+        str(write_pairs(tmp_path / "pairs.jsonl", pairs)),
+        str(tmp_path / "run"),
+        base=str(tmp_path / "gpt2"),
+        num_epochs=1,
+        learning_rate=1e-9,
+        device="cpu",
+    )
+    outcome = train_reward_model(config, progress=False)
+    trained = weights(outcome.folder)
+    torch.testing.assert_close(trained["transformer.wte.weight"], base.transformer.wte.weight.data)
+    assert outcome.num_training + outcome.num_held_out == 40
+    reward = SequenceClassifierReward(outcome.folder, decode=lambda tokens: [])
+    assert reward.max_length == 48  # no more than the model has room for
+    # The end of a text counts: what is cut off is its beginning.
+    assert torch.equal(*(reward.score_texts(["x" * n + "z" * 200]) for n in (1, 300)))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", "line 3: no JSON .*write one object a line"),
+        ('["a", "b"]', "line 3: expected an object, found a list"),
+        ('{"chosen": "a", "reject": "b"}', "line 3: no entry 'rejected', only \\['chosen', 'reject'\\]"),
+        ('{"chosen": [{"role": "user"}], "rejected": "b"}', "line 3: 'chosen' is a list, expected a text; join the"),
+        ('{"chosen": "a", "rejected": " "}', "line 3: 'rejected' is empty; take the line out"),
+    ],
+)
+def test_a_malformed_line_is_named(line: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"chosen": "a", "rejected": "b"}\n\n' + line + "\n")
+    with pytest.raises(InvalidArgumentError, match=message):
+        read_pairs(path)
+
+
+def test_files_that_hold_no_pairs(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file"):
+        read_pairs(tmp_path / "absent.jsonl")
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CheckpointError, match="no text file"):
+        read_pairs(tmp_path / "binary.jsonl")
+    with pytest.raises(InvalidArgumentError, match="has 1 pairs, none of two different texts"):
+        read_pairs(write_pairs(tmp_path / "same.jsonl", [Pair("a", "a")]))
+
+
+def test_gzip_and_equal_texts(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.write('{"chosen": "ä", "rejected": "b", "more": 1}\n{"chosen": "c", "rejected": "c"}\n')
+    assert read_pairs(path) == [Pair("ä", "b")]
+
+
+def test_no_prompt_stands_on_both_sides() -> None:
+    pairs = [
+        Pair(f"\n\nHuman: {n}\n\nAssistant: yes {i}", f"\n\nHuman: {n}\n\nAssistant: no")
+        for n in range(10)
+        for i in "ab"
+    ]
+    training, held_out = split_pairs(pairs, 0.3, seed=1)
+    assert (len(training), len(held_out)) == (14, 6)
+    assert not {pair.prompt for pair in training} & {pair.prompt for pair in held_out}
+    assert split_pairs(pairs, 0.3, seed=1) == (training, held_out)
+    assert split_pairs(pairs, 0.3, seed=2) != (training, held_out)
+    plain = [Pair("a", "b"), Pair("a", "b"), Pair("c", "d")]
+    training, held_out = split_pairs(plain, 0.1, seed=0)
+    assert not set(training) & set(held_out)
+    assert len(training) + len(held_out) == 3
+    with pytest.raises(InvalidArgumentError, match="only one different pair"):
+        split_pairs(plain[:2], 0.1, seed=0)
+
+
+def test_the_command_line_teaches_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in (
+        "--pairs",
+        "--log-dir",
+        "--base",
+        "--eval-share",
+        "--learning-rate",
+        "--resume",
+        "Exit codes",
+        "HH-RLHF",
+    ):
+        assert flag in shown
+    with pytest.raises(SystemExit) as caught:
+        main(["--pairs", "x"])
+    assert caught.value.code == 2
+    capsys.readouterr()
+    where = ["--log-dir", str(tmp_path / "run"), "--quiet"]
+    assert main(["--pairs", str(tmp_path / "absent"), *where]) == 1
+    assert "no such file" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    pairs = write_pairs(tmp_path / "pairs.jsonl", make_pairs(10))
+    assert main(["--pairs", str(pairs), *where, "--resume"]) == 1
+    assert "no run to resume" in capsys.readouterr().err
+    assert main(["--pairs", str(pairs), "--eval-pairs", str(pairs), *where]) == 1
+    assert "that of memory" in capsys.readouterr().err

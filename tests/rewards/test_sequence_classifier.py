@@ -1,0 +1,90 @@
+"""A classifier's reward is what Transformers' model says of the decoded text, whatever the batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
+from sepo_env.rewards.sequence_classifier import SequenceClassifierReward
+from tests.hf_models import POSITIONS, save_classifier, save_masked_lm, transformers
+
+WORDS = "abcd"
+TOKENS = torch.tensor([[0, 1, 2, 4], [3, 4, 4, 4], [2, 2, 0, 1], [1, 0, 4, 4], [3, 3, 3, 4]])
+
+
+def decode(tokens: Tensor) -> list[str]:
+    """Four words, and the id 4 for nothing: texts of different lengths."""
+    return [" ".join(WORDS[token] for token in row if token < 4) for row in tokens.tolist()]
+
+
+def upstream_logits(folder: Path) -> Tensor:
+    """Each text by itself, without padding."""
+    library = transformers()
+    model = library.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = library.AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        return torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in decode(TOKENS)])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("classifiers")
+    labels = {"id2label": {0: "sad", 1: "plain", 2: "happy"}, "label2id": {"sad": 0, "plain": 1, "happy": 2}}
+    return {
+        "one": save_classifier(root / "one"),
+        "three": save_classifier(root / "three", num_labels=3, **labels),
+        "many": save_classifier(root / "many", num_labels=3, problem_type="multi_label_classification", **labels),
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_one_output_is_the_reward(batch_size: int, folders: dict[str, Path]) -> None:
+    reward = SequenceClassifierReward(folders["one"], decode=decode, batch_size=batch_size)
+    values = reward(TOKENS)
+    torch.testing.assert_close(values, upstream_logits(folders["one"])[:, 0], atol=1e-5, rtol=1e-5)
+    assert (reward.name, reward.role, reward.calls) == ("one", "any", 5)
+    assert not any(parameter.requires_grad for parameter in reward.model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["three", "many"])
+@pytest.mark.parametrize("label", ["happy", 2])
+def test_a_label_has_a_probability_and_its_log_odds(kind: str, label: str | int, folders: dict[str, Path]) -> None:
+    logits = upstream_logits(folders[kind])
+    p = (logits.softmax(-1) if kind == "three" else logits.sigmoid())[:, 2]
+    chance = SequenceClassifierReward(folders[kind], decode=decode, label=label, output="probability")
+    odds = SequenceClassifierReward(folders[kind], decode=decode, label=label, role="held_out")
+    torch.testing.assert_close(chance(TOKENS), p, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(odds(TOKENS), (p / (1 - p)).log(), atol=1e-4, rtol=1e-4)
+    assert (odds.name, odds.role) == ("happy", "held_out")
+
+
+def test_long_texts_are_cut(folders: dict[str, Path]) -> None:
+    reward = SequenceClassifierReward(folders["one"], decode=decode)
+    assert reward.max_length == POSITIONS
+    long = reward.score_texts(["a b c d a b c d a b " + "d " * 50, "a b c d a b c d a b"])
+    assert torch.equal(long[0], long[1])  # CLS, ten words, SEP
+    short = SequenceClassifierReward(folders["one"], decode=decode, max_length=4)
+    values = short.score_texts(["a b", "a b c", "a"])
+    assert values[0] == values[1] != values[2]
+
+
+def test_wrong_uses_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"labels \['sad', 'plain', 'happy'\]; say which"):
+        SequenceClassifierReward(folders["three"], decode=decode)
+    with pytest.raises(UnknownNameError, match="did you mean 'happy'"):
+        SequenceClassifierReward(folders["three"], decode=decode, label="hapy")
+    with pytest.raises(InvalidArgumentError, match="label 3 is none of 0 to 2"):
+        SequenceClassifierReward(folders["three"], decode=decode, label=3)
+    with pytest.raises(InvalidArgumentError, match="no labels to choose from"):
+        SequenceClassifierReward(folders["one"], decode=decode, label="happy")
+    with pytest.raises(UnknownNameError, match="unknown output"):
+        SequenceClassifierReward(folders["three"], decode=decode, label=0, output="odds")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="batch_size is 0"):
+        SequenceClassifierReward(folders["one"], decode=decode, batch_size=0)
+    with pytest.raises(CheckpointError, match=r"BertForMaskedLM.*missing: .*classifier"):
+        SequenceClassifierReward(save_masked_lm(tmp_path / "lm"), decode=decode)
+    with pytest.raises(CheckpointError, match="no folder"):
+        SequenceClassifierReward(tmp_path / "absent", decode=decode)
