@@ -26,6 +26,8 @@ _PALETTE = (
     (122, 132, 40),
 )
 """The first four are the usual colours of A, C, G and T; further tokens take lighter rounds of the eight."""
+_LAPS = 3
+"""Rounds until the colours come again: a fourth could not be told from white."""
 
 _WIDTH, _HEIGHT = 800, 480
 """Pixels that the token-by-time part fills at most, as whole pixels a cell allow; long sequences take one a token."""
@@ -72,7 +74,7 @@ def token_colours(num_tokens: int) -> npt.NDArray[np.uint8]:
     """One colour a visible token, ``(V, 3)``."""
     colours = []
     for token in range(num_tokens):
-        lap, index = divmod(token, len(_PALETTE))
+        lap, index = divmod(token % (_LAPS * len(_PALETTE)), len(_PALETTE))
         # Each lap goes half of the way that is left to white.
         colours.append([255 - round((255 - channel) * 0.5**lap) for channel in _PALETTE[index]])
     return np.array(colours, dtype=np.uint8)

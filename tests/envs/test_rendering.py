@@ -29,6 +29,21 @@ def test_a_finished_sequence_has_no_codes_left_over():
     assert ansi(np.array([0, 1]), np.array([0, 1]), "AB?", step=1, time=0.0) == "step 1, t = 0.000\nAB"
 
 
+def test_words_are_kept_whole_and_lines_broken_between_them():
+    letters = [" lord", ",", " god" * 30, "_"]
+    before, now = np.array([3, 3, 2, 3]), np.array([0, 1, 2, 3])
+    text = ansi(now, before, letters, step=1, time=0.5)
+    bright, dim, plain = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+    assert text.split("\n")[1:] == [f"{plain}{bright} lord,{plain}", " god" * 30, f"{plain}{dim}_{plain}"]
+
+
+def test_large_vocabularies_repeat_their_colours_and_stay_visible():
+    colours = token_colours(100)
+    assert np.array_equal(colours[0], colours[24])
+    assert len({tuple(colour) for colour in colours.tolist()}) == 24
+    assert (colours.min(axis=1) < 240).all()
+
+
 def test_colours_differ_from_each_other_and_from_masks():
     for num_tokens in (2, 4, 20):
         colours = [tuple(colour) for colour in token_colours(num_tokens).tolist()]
