@@ -1,10 +1,11 @@
 """Choose each agent's settings with equal effort: the same grid for every agent, at the comparison's own cost.
 
 The criterion is the median held-out reward at the end of the run, among the configurations whose samples the
-pretrained denoiser still finds about as likely as real sequences: without that condition every winner is a collapse
-that both oracles overrate. So the judge of the comparison has a say in the settings, on one seed that no comparison
-uses; what it selects is one of a handful of configurations an agent, the same handful for all. The winners are entered
-by hand under ``tuned`` in benchmarks/comparison/suite.py. Interrupted, the same command goes on where it stopped.
+pretrained denoiser still finds about as likely as real sequences, and, for texts, whose words are as varied: without
+that condition every winner is a collapse that both oracles overrate. So the judge of the comparison has a say in the
+settings, on one seed that no comparison uses; what it selects is one of a handful of configurations an agent, the same
+handful for all. The winners are entered by hand under ``tuned`` in benchmarks/comparison/suite.py. Interrupted, the
+same command goes on where it stopped.
 
 Besides ``--study agents`` there are studies of SEPO's own choices, on the same grid: ``forms`` and ``rewards``.
 """
@@ -14,8 +15,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,39 +35,38 @@ StudyName = Literal["agents", "forms", "rewards"]
 
 @dataclass(frozen=True)
 class Study:
-    """Which agents try which settings.
+    """Which agents try the suite's grid, and with what besides.
 
     Attributes:
-        grid: values of the configuration's fields; every agent tries all combinations. The path KL is in nats a
-            sequence.
+        fixed: settings that all runs of the study have.
         agents: names in the registry.
         reward: what all are trained on; None is the task's training reward.
     """
 
-    grid: Mapping[str, tuple[Any, ...]]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     agents: tuple[str, ...] = tuple(AGENTS)
     reward: str | None = None
 
-    @property
-    def configurations(self) -> list[dict[str, Any]]:
-        """Every combination of the grid."""
-        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+    def configurations(self, suite: Suite) -> list[dict[str, Any]]:
+        """Every combination of the suite's grid, the same number for each agent."""
+        return [
+            {**self.fixed, **dict(zip(suite.grid, values, strict=True))}
+            for values in itertools.product(*suite.grid.values())
+        ]
 
-
-_GRID: dict[str, tuple[Any, ...]] = {"learning_rate": (3e-4, 1e-3, 3e-3), "kl_coeff": (0.1, 0.3, 1.0)}
 
 STUDIES: dict[StudyName, Study] = {
-    "agents": Study(_GRID),
+    "agents": Study(),
     # The form that is not SEPO's default, and the lower confidence bound as the reward, each with SEPO's own effort.
-    "forms": Study({"form": ("path",), **_GRID}, agents=("sepo",)),
-    "rewards": Study(_GRID, agents=("sepo",), reward="activity_lcb"),
+    "forms": Study({"form": "path"}, agents=("sepo",)),
+    "rewards": Study(agents=("sepo",), reward="activity_lcb"),
 }
 
 CRITERION = "held_out_median"
-NATURALNESS = "likely_as_real"
+NATURALNESS = ("likely_as_real", "varied_as_real")
 LEAST_NATURAL = 0.8
-"""A configuration is eligible from here on; the pretrained denoiser's own samples come to 0.9. Read where the task
-measures it."""
+"""A configuration is eligible if all of those shares that the task measures come to this; the pretrained denoiser's own
+samples come to about 0.9."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,15 @@ class Options:
     workers: int = available_cores()
     """Runs at a time, each in a process of its own."""
     output: Path = Path("runs/tuning")
-    """Folder of the runs; each study has a folder of its own in it."""
+    """Folder of the runs; each study of each task has a folder of its own in it."""
     tables: Path = Path(__file__).parent / "results" / "tuning"
-    """Folder for the results of all configurations, one CSV file a study."""
+    """Folder for the results of all configurations, in it a folder for each task, in that a CSV file for each study."""
 
 
 def tuning_runs(suite: Suite, study: Study) -> list[Run]:
     """The runs of all configurations of all agents, configuration by configuration."""
     runs = []
-    for configuration in study.configurations:
+    for configuration in study.configurations(suite):
         tuned = {agent: {**suite.tuned.get(agent, {}), **configuration} for agent in suite.agents}
         variant = ",".join(f"{name}={value}" for name, value in configuration.items())
         runs += [dataclasses.replace(run, variant=variant) for run in plan(dataclasses.replace(suite, tuned=tuned))]
@@ -115,24 +115,25 @@ def select(results: pd.DataFrame) -> pd.Series:
     Returns:
         True for one row an agent.
     """
-    if NATURALNESS not in results:
+    measured = [name for name in NATURALNESS if name in results]
+    if not measured:
         return pd.Series(results.index.isin(results.groupby("agent")[CRITERION].idxmax()), index=results.index)
-    natural = results[NATURALNESS].clip(upper=LEAST_NATURAL)
+    natural = results[measured].min(axis=1).clip(upper=LEAST_NATURAL)
     ranked = results.assign(natural=natural).sort_values(["natural", CRITERION], ascending=False)
     best = ranked.groupby("agent").head(1).index
     return pd.Series(results.index.isin(best), index=results.index)
 
 
-def results_table(runs: list[Run], grid: Mapping[str, tuple[Any, ...]], output: Path) -> pd.DataFrame:
-    """One row a finished run, the settings of the grid in front; ``selected`` marks the best one of each agent."""
+def results_table(runs: list[Run], names: Sequence[str], output: Path) -> pd.DataFrame:
+    """One row a finished run, the settings with those names in front; ``selected`` marks the best of each agent."""
     rows: list[Mapping[str, Any]] = [
-        {"agent": run.agent, **{name: run.settings[name] for name in grid}, **run.load_results(output)}
+        {"agent": run.agent, **{name: run.settings[name] for name in names}, **run.load_results(output)}
         for run in runs
         if run.is_finished(output)
     ]
     frame = pd.DataFrame(rows)
-    frame.insert(1 + len(grid), "selected", select(frame))
-    return frame.sort_values(["agent", *grid], ignore_index=True)
+    frame.insert(1 + len(names), "selected", select(frame))
+    return frame.sort_values(["agent", *names], ignore_index=True)
 
 
 def main(options: Options) -> int:
@@ -143,7 +144,7 @@ def main(options: Options) -> int:
     suite = make_suite(options.task, options.suite, agents=study.agents, seeds=(options.seed,), reward=study.reward)
     if options.budget is not None:
         suite = dataclasses.replace(suite, budget=options.budget)
-    output = options.output / options.study
+    output = options.output / options.task / options.study
     runs = tuning_runs(suite, study)
     for run in runs:
         run.claim(output)
@@ -152,12 +153,13 @@ def main(options: Options) -> int:
         print(f"{failure.run.name} FAILED: {failure.message} (error.txt in its folder)", file=sys.stderr)
     if len(failures) == len(runs):
         return 1
-    table = results_table(runs, study.grid, output)
-    options.tables.mkdir(parents=True, exist_ok=True)
-    path = options.tables / f"{options.study}.csv"
+    settings = (*study.fixed, *suite.grid)
+    table = results_table(runs, settings, output)
+    path = options.tables / options.task / f"{options.study}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
-    columns = [name for name in (CRITERION, NATURALNESS) if name in table]
-    shown = table[["agent", *study.grid, *columns, "selected"]].set_index("agent")
+    columns = [name for name in (CRITERION, *NATURALNESS) if name in table]
+    shown = table[["agent", *settings, *columns, "selected"]].set_index("agent")
     print(markdown_table(shown.map(lambda cell: f"{cell:g}" if isinstance(cell, float) else str(cell))))
     print(f"\n{path}")
     return 1 if failures else 0

@@ -32,6 +32,7 @@ LABELS = {
     "kmer_correlation": "3-mer correlation (Pearson r)",
     "log_likelihood_median": "log-likelihood bound, median (nats)",
     "likely_as_real": "as likely as real ones (share)",
+    "varied_as_real": "as varied in words as real ones (share)",
     "distinct_1": "distinct-1 (share)",
     "distinct_2": "distinct-2 (share)",
     "distinct_3": "distinct-3 (share)",

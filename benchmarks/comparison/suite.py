@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agents.config import AgentConfig
@@ -48,6 +48,8 @@ class Suite:
         cost_per_trajectory: network evaluations for each trajectory, sampling and update together.
         common: settings of every agent.
         tuned: settings by agent; each suite says how they were chosen.
+        grid: values of the configuration's fields that tuning tries; every agent gets all combinations. The path KL
+            is in nats a sequence.
         evaluation: how the ends of the runs are judged.
         reward: what all agents are trained on; None is the task's training reward.
         prompt: letters that every sequence keeps, of agents and of the pretrained denoiser alike, with "?" where free;
@@ -62,6 +64,7 @@ class Suite:
     common: Mapping[str, Any]
     tuned: Mapping[str, Mapping[str, Any]]
     evaluation: Evaluation
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reward: str | None = None
     prompt: str | None = None
 
@@ -138,13 +141,14 @@ _DNA = Suite(
         "checkpoint_every": 5,
     },
     # By benchmarks/tune.py, nine configurations an agent, on a seed of its own: the highest held-out median among those
-    # whose samples are as likely as real ones. The table is benchmarks/results/tuning/agents.csv.
+    # whose samples are as likely as real ones. The table is benchmarks/results/tuning/DNAEnhancer-v0/agents.csv.
     tuned={
         "sepo": {"inner_epochs": 1, "learning_rate": 3e-4, "kl_coeff": 0.3},
         "ppo": {"inner_epochs": 2, "learning_rate": 3e-4, "kl_coeff": 0.1},
         "ddpo": {"inner_epochs": 2, "learning_rate": 3e-4, "kl_coeff": 0.3},
         "reinforce": {"inner_epochs": 1, "learning_rate": 3e-3, "kl_coeff": 0.1},
     },
+    grid={"learning_rate": (3e-4, 1e-3, 3e-3), "kl_coeff": (0.1, 0.3, 1.0)},
     evaluation=Evaluation(num_samples=128, num_steps=32, metrics={"likelihood_samples": 64}),
 )
 
@@ -163,6 +167,7 @@ _TOY = Suite(
         "kl_coeff": 0.001,
     },
     tuned={"ppo": {"inner_epochs": 2}, "ddpo": {"inner_epochs": 2}},
+    grid={"learning_rate": (0.02, 0.05, 0.1), "kl_coeff": (0.001, 0.003, 0.01)},
     evaluation=Evaluation(num_samples=256, num_steps=12, metrics={}),
 )
 
@@ -170,7 +175,7 @@ _TEXT = Suite(
     task="TextSentiment-v0",
     agents=ALL_AGENTS,
     seeds=(0, 1),
-    budget=20 * 32 * 96,
+    budget=12 * 32 * 96,
     cost_per_trajectory=96,
     common={
         "batch_size": 32,
@@ -187,6 +192,8 @@ _TEXT = Suite(
         "ddpo": {"inner_epochs": 2, "learning_rate": 3e-4, "kl_coeff": 0.01},
         "reinforce": {"inner_epochs": 1, "learning_rate": 3e-4, "kl_coeff": 0.01},
     },
+    # A text has 24 tokens and a reward from -1 to 1: both are smaller than on DNA, and so is the weight between them.
+    grid={"learning_rate": (3e-4, 1e-3, 3e-3), "kl_coeff": (0.03, 0.1, 0.3)},
     evaluation=Evaluation(num_samples=128, num_steps=24, metrics={}),
 )
 
@@ -206,11 +213,11 @@ _FULL: dict[str, dict[str, Any]] = {
         "evaluation": Evaluation(num_samples=640, num_steps=32, metrics={"likelihood_samples": 128}),
     },
     "TextRLHF-v0": {
-        "budget": 20 * 32 * 96,
+        "budget": 12 * 32 * 96,
         "evaluation": Evaluation(num_samples=320, num_steps=24, metrics={"likelihood_samples": 128}),
     },
     "TextSentiment-v0": {
-        "budget": 20 * 32 * 96,
+        "budget": 12 * 32 * 96,
         "evaluation": Evaluation(num_samples=320, num_steps=24, metrics={}),
     },
     "ToyCTMC-v0": {

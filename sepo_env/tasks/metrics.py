@@ -19,6 +19,7 @@ from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidToke
 __all__ = [
     "accessibility_rate",
     "distinct_n",
+    "distinct_tokens",
     "kmer_correlation",
     "kmer_counts",
     "mean_hamming",
@@ -80,6 +81,16 @@ def distinct_n(tokens: Tensor, n: int) -> Tensor:
         raise InvalidArgumentError(f"n is {n}, but an n-gram has 1 to L = {tokens.shape[1]} tokens; choose such an n.")
     grams = tokens.unfold(1, n, 1).reshape(-1, n)
     return torch.tensor(len(torch.unique(grams, dim=0)) / len(grams), dtype=torch.float64, device=tokens.device)
+
+
+def distinct_tokens(tokens: Tensor) -> Tensor:
+    """How many different tokens each sequence holds: (B, L) -> (B,) int64, 1 to L; repeats make it small.
+
+    >>> distinct_tokens(torch.tensor([[0, 1, 0, 1], [2, 2, 2, 2]])).tolist()
+    [2, 1]
+    """
+    ordered = _check_tokens(tokens).sort(dim=1).values
+    return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(1)
 
 
 def kmer_correlation(tokens: Tensor, reference_counts: Tensor, k: int, num_tokens: int) -> Tensor:

@@ -121,8 +121,9 @@ class TextSentimentTask(TokenizerTask):
             By name: ``held_out_mean``, ``held_out_median`` and its quantiles ``held_out_q05`` .. ``held_out_q95``,
             ``training_median``, ``oracle_gap`` (median of training less median of held-out), all in [-1, 1];
             ``log_likelihood_median`` (nats a text); ``likely_as_real`` (share within the central 90 % of the bounds
-            of real clauses: far above them is collapse); ``distinct_1`` .. ``distinct_3``; and what `Task.diversity`
-            gives.
+            of real clauses: far above them is collapse); ``varied_as_real`` (share whose number of different tokens is
+            within that of the central 90 % of real clauses: below them words are repeated, which the likelihood may
+            miss); ``distinct_1`` .. ``distinct_3``; and what `Task.diversity` gives.
         """
         held_out, training = self.judge()(tokens), self.make_reward()(tokens)
         figures = {"held_out_mean": float(held_out.mean())}
@@ -135,6 +136,8 @@ class TextSentimentTask(TokenizerTask):
             figures["log_likelihood_median"] = float(metrics.quantiles(bound, (0.5,)))
             low, high = self.reference["log_likelihood_percentiles_test"][[5, 95]].tolist()
             figures["likely_as_real"] = float(metrics.share_within(bound, low, high))
+        low, high = self.reference["distinct_tokens_percentiles_test"][[5, 95]].tolist()
+        figures["varied_as_real"] = float(metrics.share_within(metrics.distinct_tokens(tokens), low, high))
         figures |= {f"distinct_{n}": float(metrics.distinct_n(tokens, n)) for n in (1, 2, 3)}
         return {**figures, **self.diversity(tokens)}
 

@@ -13,23 +13,26 @@ from comparison.suite import make_suite
 from sepo_env.errors import InvalidArgumentError
 
 
-def test_every_agent_tries_the_same_configurations() -> None:
+@pytest.mark.parametrize("task", ["DNAEnhancer-v0", "TextSentiment-v0", "ToyCTMC-v0"])
+def test_every_agent_tries_the_same_configurations(task: str) -> None:
     study = tune.STUDIES["agents"]
-    suite = make_suite("DNAEnhancer-v0", "default", agents=study.agents, seeds=(1000,))
+    suite = make_suite(task, "default", agents=study.agents, seeds=(1000,))
     runs = tune.tuning_runs(suite, study)
     tried = {
-        agent: Counter(tuple(run.settings[name] for name in study.grid) for run in runs if run.agent == agent)
+        agent: Counter(tuple(run.settings[name] for name in suite.grid) for run in runs if run.agent == agent)
         for agent in suite.agents
     }
     assert {"sepo", "ppo", "ddpo", "reinforce"} <= tried.keys()
     assert all(counts == tried["sepo"] for counts in tried.values())
-    assert len(tried["sepo"]) == len(study.configurations) == len(runs) / len(tried)
+    assert len(tried["sepo"]) == len(study.configurations(suite)) == len(runs) / len(tried)
     assert len({run.name for run in runs}) == len(runs)
 
 
 @pytest.mark.parametrize("name", tune.STUDIES)
 def test_a_form_or_a_reward_gets_the_effort_of_an_agent(name: tune.StudyName) -> None:
-    assert len(tune.STUDIES[name].configurations) == len(tune.STUDIES["agents"].configurations)
+    suite = make_suite("DNAEnhancer-v0", "default")
+    efforts = [len(tune.STUDIES[study].configurations(suite)) for study in (name, "agents")]
+    assert efforts[0] == efforts[1] > 1
 
 
 @pytest.mark.parametrize("seed", make_suite("DNAEnhancer-v0", "full").seeds)
@@ -47,8 +50,14 @@ def test_a_seed_of_the_comparison_is_refused(seed: int) -> None:
     ],
 )
 def test_only_natural_configurations_are_eligible(naturalness: list[float], expected: int) -> None:
-    results = pd.DataFrame({"agent": "sepo", tune.CRITERION: [0.1, 0.5, 3.0], tune.NATURALNESS: naturalness})
+    results = pd.DataFrame({"agent": "sepo", tune.CRITERION: [0.1, 0.5, 3.0], tune.NATURALNESS[0]: naturalness})
     assert tune.select(results).tolist() == [place == expected for place in range(3)]
+
+
+def test_every_measured_share_must_be_natural() -> None:
+    likely, varied = tune.NATURALNESS
+    results = pd.DataFrame({"agent": "sepo", tune.CRITERION: [0.9, 0.5], likely: [0.9, 0.9], varied: [0.1, 0.85]})
+    assert tune.select(results).tolist() == [False, True]
 
 
 def test_the_table_marks_the_best_of_each_agent(tmp_path: Path) -> None:
@@ -59,10 +68,10 @@ def test_the_table_marks_the_best_of_each_agent(tmp_path: Path) -> None:
         run.claim(tmp_path)
         held_out = 1.0 if place in (3, 4) else 0.01 * place
         run.finish(tmp_path, pd.DataFrame({"iteration": []}), pd.DataFrame(), {tune.CRITERION: held_out, "nfe": 5})
-    table = tune.results_table(runs, study.grid, tmp_path)
+    table = tune.results_table(runs, tuple(suite.grid), tmp_path)
     assert len(table) == len(runs)
     selected = table[table["selected"]].set_index("agent")
     for place in (3, 4):
         run = runs[place]
-        assert all(selected.loc[run.agent, name] == run.settings[name] for name in study.grid)
+        assert all(selected.loc[run.agent, name] == run.settings[name] for name in suite.grid)
     assert len(selected) == 2

@@ -129,6 +129,7 @@ def build(options: argparse.Namespace) -> dict[str, npt.NDArray[Any]]:
     for name, tokens in (("test", torch.from_numpy(windows["test"])), ("samples", samples)):
         table[f"vader_percentiles_{name}"] = np.percentile(task.judge()(tokens).numpy(), LEVELS)
         table[f"sentiment_percentiles_{name}"] = np.percentile(task.make_reward()(tokens).numpy(), LEVELS)
+        table[f"distinct_tokens_percentiles_{name}"] = np.percentile(metrics.distinct_tokens(tokens).numpy(), LEVELS)
     for name, tokens in (("test", real), ("samples", samples)):
         bounds = task.log_likelihood(tokens, seed=options.seed)
         table[f"log_likelihood_percentiles_{name}"] = np.percentile(bounds.numpy(), LEVELS)
