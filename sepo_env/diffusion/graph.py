@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sepo_env.diffusion.numerics import safe_log, safe_logaddexp
 from sepo_env.diffusion.random import sample_categorical
 from sepo_env.diffusion.schedule import Schedule
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError, UnknownNameError
@@ -196,7 +197,7 @@ class Uniform(Graph):
             per_position((-alpha).log1p(), log_posterior),
         )
         log_mean = torch.logsumexp(log_weights, -1, keepdim=True) - math.log(self.num_tokens)
-        return torch.logaddexp(log_alpha + log_weights, (log_rest + log_mean).expand_as(log_weights))
+        return safe_logaddexp(log_alpha + log_weights, (log_rest + log_mean).expand_as(log_weights))
 
     def log_posterior_from_score(self, log_score: Tensor, tokens: Tensor, alpha: Tensor) -> Tensor:
         # Inverts the line above: summing s_v over v gives sum_u w_u.
@@ -204,7 +205,7 @@ class Uniform(Graph):
         share = per_position(alpha, score)
         weights = (score - (1.0 - share) / self.num_tokens * score.sum(-1, keepdim=True)) / share
         posterior = weights.clamp(min=0.0) * self.log_forward(tokens, alpha).exp().to(score.dtype)
-        return (posterior / posterior.sum(-1, keepdim=True)).log()
+        return safe_log(posterior / posterior.sum(-1, keepdim=True))
 
     def reverse_rates(self, log_score: Tensor, tokens: Tensor) -> Tensor:
         return (log_score.exp() / self.num_tokens).scatter(-1, tokens[..., None], 0.0)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sepo_env.diffusion.graph import Absorbing, Graph, per_position
+from sepo_env.diffusion.numerics import safe_log, safe_logaddexp
 from sepo_env.diffusion.random import sample_categorical
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError
 
@@ -63,12 +64,6 @@ def _expectation(log_probs: Tensor, log_values: Tensor) -> Tensor:
     impossible = log_probs == -torch.inf
     product = log_probs.masked_fill(impossible, 0.0).exp() * log_values.masked_fill(impossible, 0.0)
     return product.masked_fill(impossible, 0.0).sum(-1)
-
-
-def _safe_log(x: Tensor) -> Tensor:
-    """Logarithm with log 0 = -inf and a zero, not NaN, gradient there."""
-    zero = x <= 0
-    return x.masked_fill(zero, 1.0).log().masked_fill(zero, -torch.inf)
 
 
 def _frozen_elsewhere(graph: Graph, tokens: Tensor, log_probs: Tensor) -> Tensor:
@@ -123,7 +118,7 @@ def held_rates(graph: Graph, tokens: Tensor, rates: Tensor, clock_step: Tensor) 
     log_jump = _log_one_minus_exp(exponent) - safe_total.log()
     stays = torch.where(moves, -exponent, torch.zeros_like(exponent))
     # A row without rates is -inf everywhere but at the present token, where its certainty of staying goes.
-    return StepLaw((_safe_log(rates) + log_jump).scatter(-1, tokens[..., None], stays))
+    return StepLaw((safe_log(rates) + log_jump).scatter(-1, tokens[..., None], stays))
 
 
 def _log_one_minus_exp(x: Tensor) -> Tensor:
@@ -160,7 +155,7 @@ def ancestral(graph: Graph, tokens: Tensor, log_posterior: Tensor, alpha_t: Tens
     log_weights = log_posterior - graph.log_forward(tokens, alpha_t).to(log_posterior.dtype)
     share = per_position(alpha_s, log_weights)
     log_mean = torch.logsumexp(log_weights, -1, keepdim=True) - math.log(graph.num_tokens)
-    log_back = torch.logaddexp(share.log() + log_weights, ((1.0 - share).log() + log_mean).expand_as(log_weights))
+    log_back = safe_logaddexp(share.log() + log_weights, ((1.0 - share).log() + log_mean).expand_as(log_weights))
     log_forth = graph.log_forward(tokens, alpha_t / alpha_s).to(log_posterior.dtype)
     return StepLaw(torch.log_softmax(log_back + log_forth, dim=-1))
 
@@ -196,13 +191,13 @@ def analytic(graph: Graph, tokens: Tensor, log_score: Tensor, sigma_step: Tensor
     if isinstance(graph, Absorbing):
         weights = growth * log_score.exp()
         stay = (1.0 - weights.sum(-1, keepdim=True)).clamp(min=0.0)
-        log_probs = _safe_log(torch.cat([weights, torch.zeros_like(stay) if denoise else stay], dim=-1))
+        log_probs = safe_log(torch.cat([weights, torch.zeros_like(stay) if denoise else stay], dim=-1))
         return StepLaw(_frozen_elsewhere(graph, tokens, torch.log_softmax(log_probs, dim=-1)))
     score = log_score.exp().scatter(-1, tokens[..., None], 1.0)
     back = (growth + 1.0) * score - growth / graph.num_tokens * score.sum(-1, keepdim=True)
     forth = graph.log_forward(tokens, torch.exp(-sigma_step)).exp().to(score.dtype)
     weights = back.clamp(min=0.0) * forth
-    return StepLaw(torch.log_softmax(_safe_log(weights), dim=-1))
+    return StepLaw(torch.log_softmax(safe_log(weights), dim=-1))
 
 
 def remasking(
@@ -226,9 +221,9 @@ def remasking(
         raise InvalidArgumentError("re-masking needs an absorbing graph; a uniform graph has no MASK.")
     remask = torch.minimum(remask_prob, ((1.0 - alpha_s) / alpha_t).clamp(max=1.0))
     move = ((alpha_s - (1.0 - remask) * alpha_t) / (1.0 - alpha_t)).clamp(0.0, 1.0)
-    log_move, log_wait = (per_position(_safe_log(x), log_posterior) for x in (move, 1.0 - move))
+    log_move, log_wait = (per_position(safe_log(x), log_posterior) for x in (move, 1.0 - move))
     masked_row = torch.cat([log_posterior + log_move, log_wait.expand(*tokens.shape, 1)], dim=-1)
-    log_remask, log_keep = (per_position(_safe_log(x), log_posterior) for x in (remask, 1.0 - remask))
+    log_remask, log_keep = (per_position(safe_log(x), log_posterior) for x in (remask, 1.0 - remask))
     visible_row = torch.full_like(masked_row, -torch.inf)
     visible_row = visible_row.scatter(-1, tokens[..., None], log_keep.expand(*tokens.shape, 1))
     visible_row[..., graph.mask_token] = log_remask[..., 0]

@@ -254,3 +254,22 @@ def test_data_end_is_free_of_noise_for_every_schedule():
     zero = torch.zeros(1, dtype=torch.float64)
     assert process.alpha(zero) == 1.0
     assert process.sigma(zero) == 0.0
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("kernel", ["ancestral", "tau-leaping", "analytic"])
+def test_gradients_of_a_uniform_law_are_right_where_scores_rule_a_token_out(kernel, last):
+    """Scores of a network belong to no law: a token's share can come out below 0 and is cut to 0, its log to -inf."""
+    process = DiffusionProcess(Uniform(4), LogLinear())
+    tokens = torch.tensor([[0, 1, 2]])
+    scores = torch.tensor([[[0.0, -9, 1, 2], [3, 0, -7, 0.5], [-0.1, 0.1, 0, 0.2]]], dtype=torch.float64)
+    t, s = torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.0 if last else 0.25], dtype=torch.float64)
+    posterior = process.log_posterior(scores, tokens, t, "score")
+    assert (posterior == -torch.inf).any(), "the case is not the one meant"
+    drawn = torch.tensor([[3, 0, 2]])
+
+    def log_prob(scores):
+        return process.step_law(scores, tokens, t, s, "score", kernel).log_prob(drawn)
+
+    assert torch.isfinite(log_prob(scores)).all()
+    assert torch.autograd.gradcheck(log_prob, scores.requires_grad_())

@@ -16,7 +16,6 @@ from sepo_env import tasks
 from sepo_env.denoisers import MDLMConfig, MDLMDenoiser, SEDDConfig, SEDDDenoiser, save_denoiser
 from sepo_env.errors import (
     CheckpointError,
-    DivergenceError,
     HeldOutRewardError,
     InvalidArgumentError,
     InvalidPromptError,
@@ -66,18 +65,7 @@ def test_what_ships_runs_and_keeps_its_prompts() -> None:
     assert task.judge().name == "vader"
 
 
-_NAN = pytest.mark.xfail(raises=DivergenceError, reason="prompts with SEDD on a uniform graph give a gradient of NaN")
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "mdlm.safetensors",
-        "absorbing.safetensors",
-        pytest.param("uniform.safetensors", marks=_NAN),
-        "masked",
-    ],
-)
+@pytest.mark.parametrize("kind", ["mdlm.safetensors", "absorbing.safetensors", "uniform.safetensors", "masked"])
 def test_any_denoiser_writes_after_the_prompts_for_any_reward(kind, folders) -> None:
     given = {} if kind == "masked" else {"tokenizer": folders / "tokenizer"}
     task = tasks.make(
