@@ -120,6 +120,11 @@ class SNISForm(Form):
         x, free = states.final_tokens[last], ~states.prompt_mask[last]
         conditionals = SiteConditionals(evaluation.denoiser, evaluation.process, self.time)
         log_conditional = conditionals.everywhere(x, ~free)
+        if bool((log_conditional[free] == -torch.inf).any()):
+            raise InvalidArgumentError(
+                "the form 'snis' draws from all tokens, and the denoiser gives some of them no probability at all, as "
+                "masked language models do with special tokens; use 'neighbours' or 'path'."
+            )
         own = x[..., None]
         log_score = log_conditional - log_conditional.gather(-1, own)
         neighbour = free[..., None] & torch.ones_like(log_score, dtype=torch.bool).scatter(-1, own, False)

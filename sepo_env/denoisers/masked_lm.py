@@ -31,8 +31,7 @@ class MaskedLMDenoiser(Denoiser):
     The frame that the tokenizer puts around a text (CLS and SEP, BOS and EOS) is added inside, and its positions are
     not returned: L counts content only. PAD in a prompt is not attended to. Dropout is off at all times: old and new
     policies are compared without noise. A token of probability 0 has the log-probability ``-inf``, which the kernels of
-    `sepo_env.diffusion` read as "never"; a loss over all V tokens at once (`score_entropy`, SEPO's form ``snis``) needs
-    finite ones.
+    `sepo_env.diffusion` and the losses read as "never"; SEPO's form ``snis``, drawing from all V tokens, refuses.
 
     Args:
         model: token ids ``(B, n)`` -> an output with ``logits`` ``(B, n, ids)``.

@@ -45,10 +45,9 @@ def score_entropy(process: DiffusionProcess, log_score: Tensor, x_t: Tensor, x_0
     # a log a -> 0 as a -> 0
     constant = torch.where(ratio > 0, ratio * (log_ratio.masked_fill(ratio <= 0, 0.0) - 1.0), 0.0)
     allowed = weight > 0
-    safe_log_score = log_score.masked_fill(~allowed, 0.0)
-    terms = (
-        safe_log_score.exp() - torch.where(allowed, ratio, 0.0) * safe_log_score + torch.where(allowed, constant, 0.0)
-    )
+    # Likewise a log s where both are 0: what a model rules out is no loss where it cannot have been.
+    weighed = torch.where(allowed & (ratio > 0), ratio * log_score.masked_fill(ratio <= 0, 0.0), 0.0)
+    terms = log_score.masked_fill(~allowed, 0.0).exp() - weighed + torch.where(allowed, constant, 0.0)
     return per_position(process.schedule.sigma_prime(t), x_t[..., None].double())[..., 0].to(log_score.dtype) * (
         weight * terms
     ).sum(-1)

@@ -231,3 +231,16 @@ def test_draws_keep_the_prompt_and_stay_in_the_ball(graph):
 def test_settings_of_snis_are_checked(settings):
     with pytest.raises(InvalidArgumentError, match=next(iter(settings)) if "time" not in settings else "small time"):
         SNISForm(**settings)
+
+
+def test_snis_refuses_a_denoiser_that_rules_tokens_out():
+    denoiser, process = exact_network("absorbing", joint_law())
+
+    class RulesOut(type(denoiser)):
+        def forward(self, tokens, time):
+            output = super().forward(tokens, time)
+            return output.masked_fill(torch.tensor([True, False]), -torch.inf).log_softmax(-1)
+
+    denoiser.__class__ = RulesOut
+    with pytest.raises(InvalidArgumentError, match="gives some of them no probability"):
+        SEPOLoss(denoiser, process, form="snis")(ends())

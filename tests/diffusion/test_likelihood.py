@@ -74,6 +74,19 @@ def test_masked_cross_entropy_is_the_score_entropy_of_a_posterior():
     assert (cross[x_t != 2] == 0).all()
 
 
+def test_a_token_that_the_model_rules_out_is_as_good_as_no_token():
+    process, three = PROCESSES[0], DiffusionProcess(Absorbing(3), PROCESSES[0].schedule)
+    log_posterior = torch.tensor([[[0.25, 0.75], [0.5, 0.5]]], dtype=torch.float64).log()
+    wider = torch.cat([log_posterior, torch.full((1, 2, 1), -torch.inf, dtype=torch.float64)], dim=-1).requires_grad_()
+    x_0, t = torch.tensor([[0, 1]]), torch.tensor([0.4], dtype=torch.float64)
+    two = score_entropy(process, process.log_score(log_posterior, x_0, t, "posterior"), torch.full((1, 2), 2), x_0, t)
+    masks = torch.full((1, 2), 3)
+    entropy = score_entropy(three, three.log_score(wider, masks, t, "posterior"), masks, x_0, t)
+    torch.testing.assert_close(entropy, two, rtol=1e-12, atol=0)
+    entropy.sum().backward()
+    assert torch.isfinite(wider.grad).all()
+
+
 def test_score_entropy_of_uniform_noise_is_zero_at_the_true_ratio_and_positive_elsewhere():
     process = PROCESSES[1]
     x_0, x_t = torch.tensor([[0, 1, 0]]), torch.tensor([[1, 1, 0]])
