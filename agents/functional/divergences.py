@@ -7,8 +7,9 @@ KL is
     E \sum_k \sum_{i\ masked} \frac{\alpha_s - \alpha_t}{1 - \alpha_t}\,
     KL(p_\theta(\cdot|x_k)_i \,\|\, p_{ref}(\cdot|x_k)_i) ,
 
-which :meth:`StepLaw.kl <sepo_env.diffusion.kernel.StepLaw.kl>` gives for that and for every other graph. It
-equals the KL between the two path measures, and bounds that between the laws of the sequences.
+the weight times :meth:`StepLaw.kl <sepo_env.diffusion.kernel.StepLaw.kl>` of the two posteriors; on other graphs it is
+that of the steps' laws. It equals the KL between the two path measures, and bounds that between the laws of the
+sequences.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from agents.functional import (
     k3_kl,
     log_importance_ratio,
     mean_where,
-    path_kl,
     step_log_ratio,
 )
 from agents.losses.forms import Form
@@ -198,8 +197,8 @@ class DiffusionLoss(LossModule):
         out = {"loss_objective": -states.per_trajectory(surrogate.value)}
         if self.reference is not None:
             with torch.no_grad():
-                reference_law = StateEvaluation(self.reference, self.process, states).law
-            kl = states.per_trajectory(path_kl(evaluation.law, reference_law, evaluation.free))
+                reference = StateEvaluation(self.reference, self.process, states).decision
+            kl = states.per_trajectory(evaluation.kl(reference))
             out |= {"loss_kl": self.kl_coeff * kl, "kl_reference": kl.detach()}
         if self._measures_entropy:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy_coeff > 0):

@@ -75,7 +75,7 @@ class PathForm(Form):
         counts = evaluation.free
         if evaluation.process.graph.mask_token is not None:
             counts = counts & (states.next_tokens != states.tokens)
-        log_prob = evaluation.law.log_prob(states.next_tokens)
+        log_prob = evaluation.log_prob(states.next_tokens)
         return Terms(torch.where(counts, log_prob, torch.zeros_like(log_prob)), counts.to(log_prob.dtype))
 
 

@@ -8,9 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from agents.functional import path_entropy
+from agents.functional import path_entropy, path_kl
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion import DiffusionProcess, StepLaw
+from sepo_env.diffusion.graph import per_position
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,37 @@ class StateEvaluation:
         filled = self.process.unmask_prob(self.states.t, self.states.s)
         return torch.where(self.free.any(dim=-1), filled, torch.zeros_like(filled))
 
+    @cached_property
+    def decision(self) -> StepLaw:
+        """The law of what the policy decides in the step: on an absorbing graph, what a mask becomes.
+
+        When it is filled is the schedule's decision; `decision_prob` says how likely that is.
+        """
+        return self.law if self.process.graph.mask_token is None else StepLaw(self.log_posterior)
+
+    @property
+    def decision_prob(self) -> Tensor:
+        """How likely the decision takes effect, float64 ``(N,)``."""
+        return torch.ones_like(self.states.t) if self.process.graph.mask_token is None else self.fill_prob
+
     def entropy(self) -> Tensor:
         """Entropy of what the policy decides in the step, nats, ``(N,)``.
 
-        On an absorbing graph that is what a mask becomes; when it is filled is the schedule's decision and not
-        counted. Summed over the steps of a trajectory it is comparable to the negative log-likelihood of a
-        sequence.
+        Summed over the steps of a trajectory it is comparable to the negative log-likelihood of a sequence.
         """
+        entropy = path_entropy(self.decision, self.free)
+        return self.decision_prob.to(entropy.dtype) * entropy
+
+    def kl(self, reference: StepLaw) -> Tensor:
+        """Path KL of the step to another denoiser, given that one's `decision`, nats, ``(N,)``."""
+        kl = path_kl(self.decision, reference, self.free)
+        return self.decision_prob.to(kl.dtype) * kl
+
+    def log_prob(self, next_tokens: Tensor) -> Tensor:
+        """Log-probability of each position's move in the step, ``(N, L)``; read it where `free` positions jump."""
         if self.process.graph.mask_token is None:
-            return path_entropy(self.law, self.free)
-        entropy = path_entropy(StepLaw(self.log_posterior), self.free)
-        return self.fill_prob.to(entropy.dtype) * entropy
+            return self.law.log_prob(next_tokens)
+        # Without the table of all moves, of which one a position is asked for.
+        last = self.process.graph.num_tokens - 1
+        log_posterior = self.log_posterior.gather(-1, next_tokens.clamp(max=last)[..., None])[..., 0]
+        return log_posterior + per_position(self.fill_prob.log(), log_posterior)

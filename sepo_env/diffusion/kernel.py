@@ -48,7 +48,7 @@ class StepLaw:
 
         Infinite where this law can do what the other cannot.
         """
-        return _expectation(self.log_probs, self.log_probs) - _expectation(self.log_probs, other.log_probs)
+        return _expectation(self.log_probs, self.log_probs - other.log_probs)
 
     def clamped(self, tokens: Tensor, fixed: Tensor) -> StepLaw:
         """The same law with some positions, bool ``(B, L)``, certain to keep their token of ``tokens`` ``(B, L)``.

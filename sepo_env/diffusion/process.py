@@ -206,8 +206,10 @@ class DiffusionProcess:
         """
         output = self.evaluate(denoiser, tokens, t, prompt_mask)
         if isinstance(self.graph, Absorbing):
-            posterior = self.log_posterior(output, tokens, t, denoiser.parameterisation).exp()
-            return posterior.masked_fill(~self.graph.can_jump(tokens)[..., None], 0.0)
+            rates = self.log_posterior(output, tokens, t, denoiser.parameterisation).exp()
+            rest = ~self.graph.can_jump(tokens)[..., None]
+            # In place where autograd does not ask for the old values: rates are the largest tensor there is.
+            return rates.masked_fill(rest, 0.0) if rates.requires_grad else rates.masked_fill_(rest, 0.0)
         if s is None:
             log_score = self.log_score(output, tokens, t, denoiser.parameterisation)
             return self.graph.reverse_rates(log_score, tokens)

@@ -23,6 +23,8 @@ Sampler = Literal["k-step", "first-hitting"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 _MOST_LETTERS = 26
 """Tokens that the message of an error lists, at most."""
+_LAW_ENTRIES = 1 << 22
+"""Probabilities that a transition works on at a time, at most: 32 MiB a copy."""
 
 
 @dataclass(frozen=True)
@@ -219,10 +221,14 @@ class Dynamics:
         movable = torch.ones_like(state.prompt_mask) if self.remask else self.process.graph.can_jump(state.tokens)
         # Visible tokens of a masked chain rest: over an episode that halves the work.
         index = torch.nonzero(movable.flatten())[:, 0]
-        law = self._law_at(index, state, rates)
-        tokens = law.sample(draws.flatten()[index, None])
-        log_prob = draws.new_zeros(shape.numel()).index_copy(0, index, law.log_prob(tokens)[:, 0])
-        tokens = state.tokens.flatten().index_copy(0, index, tokens[:, 0])
+        tokens, log_prob = state.tokens.flatten(), draws.new_zeros(shape.numel())
+        # A law takes several copies in float64, so it is made for some positions at a time: with a large vocabulary
+        # the copies would outgrow the rates themselves many times over.
+        for some in index.split(max(1, _LAW_ENTRIES // self.num_actions)):
+            law = self._law_at(some, state, rates)
+            drawn = law.sample(draws.flatten()[some, None])
+            log_prob = log_prob.index_copy(0, some, law.log_prob(drawn)[:, 0])
+            tokens = tokens.index_copy(0, some, drawn[:, 0])
         return tokens.reshape(shape), log_prob.reshape(shape)
 
     def validate_action(self, state: State, rates: Tensor) -> None:

@@ -13,11 +13,10 @@ from torchrl.envs import EnvBase
 
 from sepo_env.envs.dynamics import State
 from sepo_env.envs.episodes import Episodes
+from sepo_env.envs.rate_spec import RateSpec
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.registration import ENVIRONMENTS
 from sepo_env.tasks import Task
-
-_LARGEST_RATE = float(torch.finfo(torch.float32).max)
 
 
 class TorchRLEnv(EnvBase):
@@ -84,7 +83,7 @@ class TorchRLEnv(EnvBase):
             observation["prompt_mask"] = Binary(shape=(*batch, length), device=device, dtype=torch.bool)
         self.observation_spec = Composite(observation, shape=batch, device=device)
         action_shape = (*batch, length, episodes.dynamics.num_actions)
-        self.action_spec = Bounded(0.0, _LARGEST_RATE, action_shape, device, torch.float32)
+        self.action_spec = RateSpec(action_shape, device)
         self.reward_spec = Unbounded((*batch, 1), device, torch.float32)
         flag = Binary(shape=(*batch, 1), device=device, dtype=torch.bool)
         self.full_done_spec = Composite(done=flag, terminated=flag.clone(), shape=batch, device=device)
