@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from agents.collect import derived_seed
+from agents.collect import derived_seed, rollout_size
 from agents.config import OUTPUT_FIELDS, AgentConfig
 from agents.evaluation import Evaluator
 from agents.logs import Row
@@ -127,7 +127,7 @@ class Agent(ABC):
                 config,
                 env=TorchRLEnv(
                     self.task,
-                    num_envs=config.batch_size,
+                    num_envs=rollout_size(config),
                     num_steps=config.num_steps,
                     reward=self.reward,
                     device=self.device,

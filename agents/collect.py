@@ -87,13 +87,39 @@ class GradientFlow(Transform):
         return tensordict, tensordict_
 
 
+def rollout_size(config: AgentConfig) -> int:
+    """How many trajectories walk side by side, R: all B of a batch, or the largest part that fits a micro-batch.
+
+    Parts are equal, and trajectories that share a prompt stay together. What one step holds, ``(R, L, V)`` numbers, is
+    thus bounded like the update's.
+    """
+    group = max(1, config.group_size)
+    parts = [size for size in range(group, config.batch_size + 1, group) if config.batch_size % size == 0]
+    return max((size for size in parts if size <= config.micro_batch_size), default=parts[0])
+
+
+def _part_seeds(config: AgentConfig, iteration: int) -> list[int]:
+    # A trajectory's randomness is that of its own seed, so a batch in parts is the batch in one piece.
+    first = derived_seed(config.seed, iteration)
+    return [first + row for row in range(0, config.batch_size, rollout_size(config))]
+
+
+def first_states(env: TorchRLEnv, config: AgentConfig, iteration: int) -> TensorDict:
+    """The states ``(B,)`` that the trajectories of an iteration start from."""
+    parts = []
+    for seed in _part_seeds(config, iteration):
+        env.set_seed(seed, static_seed=True)
+        parts.append(env.reset())
+    return torch.cat(parts)
+
+
 def collect(
     env: TorchRLEnv, denoiser: Denoiser, config: AgentConfig, first_iteration: int
 ) -> Generator[TensorDict, None, None]:
     """Sample a batch of trajectories ``(B, K)`` for each iteration, for ever, without gradients.
 
     Args:
-        env: B environments of K steps.
+        env: R environments of K steps (`rollout_size`).
         denoiser: the policy's network; its parameters may change between batches.
         config: the seed, and the corrector.
         first_iteration: index of the first batch; batch i depends on the seed, on i and on the policy alone.
@@ -109,7 +135,7 @@ def collect(
             num_steps=config.num_steps,
             prompt_key="prompt_mask" if env.episodes.conditional else None,
         ),
-        frames_per_batch=config.batch_size * config.num_steps,
+        frames_per_batch=env.batch_size[0] * config.num_steps,
         total_frames=-1,
         # With one device for all, the collector steps its own tensordict, from which the transform drops the action;
         # otherwise it would step, and the transform would see, a copy.
@@ -125,8 +151,11 @@ def collect(
         batches = iter(collector)
         iteration = first_iteration
         while True:
-            env.set_seed(derived_seed(config.seed, iteration), static_seed=True)
-            yield next(batches)
+            parts = []
+            for seed in _part_seeds(config, iteration):
+                env.set_seed(seed, static_seed=True)
+                parts.append(next(batches))
+            yield torch.cat(parts) if len(parts) > 1 else parts[0]
             iteration += 1
     finally:
         collector.shutdown(close_env=False)

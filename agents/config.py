@@ -51,7 +51,8 @@ class AgentConfig:
     minibatches: int = 1
     """Optimiser steps per pass."""
     micro_batch_size: int = 256
-    """States per forward and backward pass; bounds the memory, changes nothing else."""
+    """States per forward and backward pass, at most, and trajectories that are sampled side by side (a divisor of
+    batch_size; those that share a prompt stay together); bounds the memory, changes nothing else."""
     learning_rate: float = 3e-4
     """Step size of AdamW."""
     weight_decay: float = 0.0

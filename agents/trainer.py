@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents.batch import check_prompts_repeat, prompt_figures, trajectory_rewards, visited_states
 from agents.checkpoint import State
-from agents.collect import collect, derived_seed
+from agents.collect import collect, derived_seed, first_states
 from agents.config import AgentConfig
 from agents.cost import CostMeter
 from agents.evaluation import EVALUATION_COLUMNS, Evaluator
@@ -61,7 +61,7 @@ class Trainer:
     Args:
         label: what the run is: agent, task, reward.
         config: the settings.
-        env: B environments of K steps.
+        env: environments of K steps, `agents.collect.rollout_size` of them.
         denoiser: the policy's network.
         reference: the pretrained network, frozen.
         objective: what the algorithm adds.
@@ -120,8 +120,7 @@ class Trainer:
         else:
             self.checkpoint.refuse_to_overwrite()
         if self.objective.critic is None:
-            self.env.set_seed(derived_seed(self.config.seed, self.iteration), static_seed=True)
-            check_prompts_repeat(self.env.reset())
+            check_prompts_repeat(first_states(self.env, self.config, self.iteration))
         self.checkpoint.hold(self.state_dict(), self.rows)
         batches = collect(self.env, self.denoiser, self.config, self.iteration)
         try:

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from agents.collect import collect, derived_seed
+from agents.collect import collect, derived_seed, first_states, rollout_size
 from agents.config import AgentConfig
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import TabularDenoiser
@@ -86,6 +86,40 @@ def test_a_batch_depends_on_seed_iteration_and_policy_alone() -> None:
     assert torch.equal(batch(3, start=0), batch(3, start=3))
     assert not torch.equal(batch(3, start=3), batch(4, start=3))
     assert not torch.equal(batch(3, start=3), batch(3, start=3, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "group_size", "micro_batch_size", "expected"),
+    [(32, 0, 256, 32), (512, 0, 256, 256), (32, 0, 5, 4), (7, 0, 5, 1), (32, 8, 20, 16), (32, 8, 4, 8), (6, 3, 4, 3)],
+)
+def test_parts_of_a_batch_divide_it_and_keep_groups_together(
+    batch_size: int, group_size: int, micro_batch_size: int, expected: int
+) -> None:
+    config = AgentConfig(batch_size=batch_size, group_size=group_size, micro_batch_size=micro_batch_size)
+    assert rollout_size(config) == expected
+
+
+@pytest.mark.parametrize("graph", ["absorbing", "uniform"])
+def test_a_batch_in_parts_is_the_batch_in_one_piece(graph: str) -> None:
+    task = make("toy", graph=graph)
+    task.start_from(["A???", "?B??", "??CA"])
+    batches, starts = [], []
+    for micro_batch_size in (64, 2):
+        config = AgentConfig(
+            batch_size=B, num_steps=K, group_size=2, corrector_steps=1, micro_batch_size=micro_batch_size
+        )
+        size = rollout_size(config)
+        env = TorchRLEnv(task, num_envs=size, num_steps=K, prompt_repeats=2, seed=0)
+        collector = collect(env, task.load_denoiser(), config, first_iteration=2)
+        batches.append(next(collector))
+        collector.close()
+        starts.append(first_states(env, config, 2))
+    assert size == 2 < B
+    for whole, parts in (batches, starts):
+        assert set(whole.keys(True, True)) == set(parts.keys(True, True))
+        for key in whole.keys(True, True):
+            assert torch.equal(whole[key], parts[key]), key
+    assert torch.equal(starts[0]["tokens"], batches[0]["tokens"][:, 0])
 
 
 def test_derived_seeds_are_unrelated() -> None:
