@@ -20,7 +20,10 @@ def rate_space(shape: tuple[int, ...]) -> spaces.Box[np.float32]:
     samples an exponential law, and not a uniform one over 38 orders of magnitude.
     """
     space = spaces.Box(0.0, _LARGEST_RATE, shape, np.float32)
-    space.bounded_above = np.zeros(shape, dtype=np.bool_)
+    # A Box stores its bounds for each entry; views of one entry say the same, whatever the vocabulary.
+    for name, value in (("low", space.low), ("high", space.high), ("bounded_below", space.bounded_below)):
+        setattr(space, name, np.broadcast_to(value.flat[0], shape))
+    space.bounded_above = np.broadcast_to(np.False_, shape)
     return space
 
 
