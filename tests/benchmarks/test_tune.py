@@ -17,7 +17,8 @@ from sepo_env.errors import InvalidArgumentError
 def test_every_agent_tries_the_same_configurations(task: str) -> None:
     study = tune.STUDIES["agents"]
     suite = make_suite(task, "default", agents=study.agents, seeds=(1000,))
-    runs = tune.tuning_runs(suite, study)
+    pretrained, *runs = tune.tuning_runs(suite, study)
+    assert pretrained.agent == "pretrained"
     tried = {
         agent: Counter(tuple(run.settings[name] for name in suite.grid) for run in runs if run.agent == agent)
         for agent in suite.agents
@@ -41,35 +42,45 @@ def test_a_seed_of_the_comparison_is_refused(seed: int) -> None:
         tune.main(tune.Options(seed=seed))
 
 
+def results(criterion: list[float], **naturalness: list[float]) -> pd.DataFrame:
+    """The pretrained denoiser first, then runs of SEPO."""
+    agents = ["pretrained"] + ["sepo"] * (len(criterion) - 1)
+    return pd.DataFrame({"agent": agents, tune.CRITERION: criterion, **naturalness})
+
+
 @pytest.mark.parametrize(
     ("naturalness", "expected"),
     [
-        ([0.95, 0.85, 0.10], 1),  # the highest reward is not natural; of the other two the better one
-        ([0.95, 0.79, 0.78], 0),  # the only natural one, although it is the worst
-        ([0.20, 0.70, 0.60], 1),  # none is natural: the nearest to it
+        ([0.8, 0.95, 0.75, 0.10], 1),  # the highest reward is not natural; of the other two the better one
+        ([0.8, 0.95, 0.69, 0.68], 0),  # the only natural one, although it is the worst
+        ([1.0, 0.20, 0.70, 0.60], 1),  # none is natural: the nearest to it
     ],
 )
 def test_only_natural_configurations_are_eligible(naturalness: list[float], expected: int) -> None:
-    results = pd.DataFrame({"agent": "sepo", tune.CRITERION: [0.1, 0.5, 3.0], tune.NATURALNESS[0]: naturalness})
-    assert tune.select(results).tolist() == [place == expected for place in range(3)]
+    table = results([9.0, 0.1, 0.5, 3.0], **{tune.NATURALNESS[0]: naturalness})
+    assert tune.select(table).tolist() == [False, *(place == expected for place in range(3))]
 
 
 def test_every_measured_share_must_be_natural() -> None:
     likely, varied = tune.NATURALNESS
-    results = pd.DataFrame({"agent": "sepo", tune.CRITERION: [0.9, 0.5], likely: [0.9, 0.9], varied: [0.1, 0.85]})
-    assert tune.select(results).tolist() == [False, True]
+    table = results([0.0, 0.9, 0.5], **{likely: [0.9, 0.9, 0.9], varied: [0.9, 0.1, 0.85]})
+    assert tune.select(table).tolist() == [False, False, True]
+
+
+def test_without_a_measure_of_naturalness_the_highest_criterion_wins() -> None:
+    assert tune.select(results([9.0, 0.1, 0.5])).tolist() == [False, False, True]
 
 
 def test_the_table_marks_the_best_of_each_agent(tmp_path: Path) -> None:
     study = tune.STUDIES["agents"]
     suite = make_suite("ToyCTMC-v0", "smoke", agents=("sepo", "ddpo"), seeds=(1000,))
-    runs = tune.tuning_runs(suite, study)
-    for place, run in enumerate(runs):
+    pretrained, *runs = tune.tuning_runs(suite, study)
+    for place, run in enumerate([*runs, pretrained]):
         run.claim(tmp_path)
         held_out = 1.0 if place in (3, 4) else 0.01 * place
         run.finish(tmp_path, pd.DataFrame({"iteration": []}), pd.DataFrame(), {tune.CRITERION: held_out, "nfe": 5})
-    table = tune.results_table(runs, tuple(suite.grid), tmp_path)
-    assert len(table) == len(runs)
+    table = tune.results_table([*runs, pretrained], tuple(suite.grid), tmp_path)
+    assert len(table) == len(runs) + 1
     selected = table[table["selected"]].set_index("agent")
     for place in (3, 4):
         run = runs[place]
