@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from sepo_env.assets.build import baselines
+from sepo_env.assets.build import baselines, denoiser_training
 from sepo_env.assets.build.data import encode
-from sepo_env.assets.build.denoiser import MASK, bound_nats, mask_tokens
+from sepo_env.assets.build.denoiser_training import Recipe, TrainingOptions, bound_nats, fit, mask_tokens
 from sepo_env.assets.build.markov import context_counts, markov_bits
 from sepo_env.assets.build.shuffle import dinucleotide_shuffle
 from sepo_env.assets.build.training import reverse_complement, update_average, warmup_cosine
-from sepo_env.denoisers import TabularDenoiser
+from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, TabularDenoiser, load_denoiser
 from sepo_env.errors import ArtefactsError
+
+MASK = 4
 
 
 def test_encode_maps_acgt_and_refuses_the_rest() -> None:
@@ -36,7 +38,7 @@ def test_mask_counts_are_stratified_and_positions_uniform() -> None:
     tokens = torch.zeros(20, 10, dtype=torch.int64)
     hits = torch.zeros(10)
     for _ in range(150):
-        noisy, count = mask_tokens(tokens, generator)
+        noisy, count = mask_tokens(tokens, generator, MASK)
         assert torch.equal((noisy == MASK).sum(-1), count)
         # 20 rows over the counts 1..10: each twice, to within the one row that the random offset moves.
         assert (torch.bincount(count, minlength=11)[1:] - 2).abs().max() <= 1
@@ -116,3 +118,37 @@ def test_moving_average_forgets_its_start() -> None:
     for step in range(200):
         update_average(average, model, step, decay=0.999)
     torch.testing.assert_close(average.weight, model.weight, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("half_precision", [False, True])
+def test_a_training_that_was_stopped_ends_where_one_that_was_not_ends(tmp_path, monkeypatch, half_precision) -> None:
+    monkeypatch.setattr(denoiser_training, "CHECKPOINT_SECONDS", 0.0)
+    recipe = Recipe(warmup_steps=2, weight_decay=0.01, average_decay=0.5, half_precision=half_precision)
+    drawn = []
+
+    def draw_batch(size: int, generator: torch.Generator) -> torch.Tensor:
+        drawn.append(torch.randint(4, (size, 3), generator=generator))
+        if len(drawn) == stop:
+            raise KeyboardInterrupt
+        return drawn[-1]
+
+    def run(name: str):
+        options = TrainingOptions(tmp_path, tmp_path / f"{name}.safetensors", 6, 8, 0.01, seed=3, threads=1)
+        validation = torch.zeros(8, 3, dtype=torch.int64)
+        config = ConvDenoiserConfig(channels=4, kernel_size=3, dilations=(1,), length=3)
+        return fit(lambda: ConvDenoiser(config), draw_batch, validation, options, recipe)
+
+    stop = -1
+    whole = run("whole").state_dict()
+    drawn.clear()
+    stop = 4
+    with pytest.raises(KeyboardInterrupt):
+        run("parts")
+    stop = -1
+    parts = run("parts").state_dict()
+    assert len(drawn) == 7, "it began anew"
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=0, atol=0)
+    exported = load_denoiser(tmp_path / "parts.safetensors").state_dict()
+    for name, value in whole.items():
+        assert torch.equal(exported[name].float(), (value.half() if half_precision else value).float())

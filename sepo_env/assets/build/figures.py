@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sepo_env.assets.build import baselines
 from sepo_env.assets.build.data import DHS_TAGS, LENGTH, ActivityData, DHSData
-from sepo_env.assets.build.denoiser import evaluate_bits
+from sepo_env.assets.build.denoiser_training import evaluate_bits
 from sepo_env.assets.build.markov import context_counts, markov_bits
 from sepo_env.assets.build.shuffle import dinucleotide_shuffle
 from sepo_env.denoisers import Denoiser

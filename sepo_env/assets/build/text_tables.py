@@ -19,7 +19,7 @@ from torch import Tensor
 from sepo_env.assets import asset_path
 from sepo_env.assets.build import text_sentiment
 from sepo_env.assets.build.cards import TEXT_MEANING, write_figures
-from sepo_env.assets.build.denoiser import evaluate_bits
+from sepo_env.assets.build.denoiser_training import evaluate_bits
 from sepo_env.assets.build.ngram import NGram
 from sepo_env.assets.build.text_data import load_windows
 from sepo_env.denoisers import load_denoiser
