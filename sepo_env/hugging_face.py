@@ -7,15 +7,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from sepo_env.errors import CheckpointError, MissingExtraError
+from sepo_env.errors import CheckpointError, InvalidTokensError, MissingExtraError
 
 EXTRA = "hf"
 
@@ -168,3 +169,47 @@ def _shorten(names: list[str], shown: int = 4) -> str:
     if not names:
         return "none"
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def encode_texts(
+    tokenizer: Any,
+    texts: Sequence[str],
+    length: int,
+    mask_letter: str,
+    *,
+    mask: int,
+    from_model: Callable[[list[int]], list[int]] = list,
+) -> Tensor:
+    """Texts -> tokens int64 ``(B, length)``, no frame; ``mask_letter`` and what is missing at the end become ``mask``.
+
+    Args:
+        tokenizer: a tokenizer of Transformers.
+        texts: B of them.
+        length: L.
+        mask_letter: stands for a masked position.
+        mask: the token of one.
+        from_model: the tokenizer's ids as tokens, where they differ.
+
+    Raises:
+        InvalidTokensError: a text with more tokens than ``length``, or one that the tokenizer cannot spell.
+    """
+    rows = torch.full((len(texts), length), mask)
+    for index, text in enumerate(texts):
+        tokens: list[int] = []
+        *before, last = text.split(mask_letter)
+        # The blank before a mask is no token of its own.
+        for number, part in enumerate([*(part.rstrip(" ") for part in before), last]):
+            tokens += [mask] if number else []
+            ids = tokenizer(part, add_special_tokens=False)["input_ids"]
+            if tokenizer.unk_token_id in ids and tokenizer.unk_token not in part:
+                raise InvalidTokensError(
+                    f"sequence {index} holds what the tokenizer cannot spell, in {part!r}; write it with tokens of the "
+                    f"model, and {mask_letter!r} for a masked position."
+                )
+            tokens += from_model(ids)
+        if len(tokens) > length:
+            raise InvalidTokensError(
+                f"sequence {index} has {len(tokens)} tokens, but there is room for {length}; shorten it."
+            )
+        rows[index, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+    return rows

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError, UnknownNameError
+from sepo_env.errors import InvalidArgumentError, InvalidShapeError, UnknownNameError
+from sepo_env.hugging_face import encode_texts
 
 
 class MaskedLMCodec:
@@ -94,30 +95,9 @@ class MaskedLMCodec:
         Raises:
             InvalidTokensError: a text with more tokens than ``length``, or one that the tokenizer cannot spell.
         """
-        rows = torch.full((len(texts), length), self.num_tokens)
-        for index, text in enumerate(texts):
-            tokens = self._encode_text(text, mask_letter, index)
-            if len(tokens) > length:
-                raise InvalidTokensError(
-                    f"sequence {index} has {len(tokens)} tokens, but there is room for {length}; shorten it."
-                )
-            rows[index, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-        return rows
-
-    def _encode_text(self, text: str, mask_letter: str, index: int) -> list[int]:
-        tokens: list[int] = []
-        for number, part in enumerate(text.split(mask_letter)):
-            if number:
-                tokens.append(self.num_tokens)
-            # The blank before a mask is no token of its own.
-            ids = self.tokenizer(part.rstrip() if mask_letter in text else part, add_special_tokens=False)["input_ids"]
-            if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
-                raise InvalidTokensError(
-                    f"sequence {index} holds what the tokenizer cannot spell, in {part!r}; write it with tokens of the "
-                    f"model, and {mask_letter!r} for a masked position."
-                )
-            tokens += self._from_model(ids)
-        return tokens
+        return encode_texts(
+            self.tokenizer, texts, length, mask_letter, mask=self.num_tokens, from_model=self._from_model
+        )
 
     def _from_model(self, ids: Iterable[int]) -> list[int]:
         return [self.num_tokens if i == self.mask_id else i - int(i > self.mask_id) for i in ids]

@@ -6,11 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
-from sepo_env.hugging_face import quiet
+from sepo_env.errors import CheckpointError, InvalidArgumentError
+from sepo_env.hugging_face import encode_texts, quiet
 
 
 class HuggingFaceCodec:
@@ -52,32 +51,7 @@ class HuggingFaceCodec:
         Raises:
             InvalidTokensError: a text with more tokens than ``length``, or one that the tokenizer cannot spell.
         """
-        rows = torch.full((len(texts), length), self.num_tokens)
-        for index, text in enumerate(texts):
-            tokens = self._encode_text(text, mask_letter, index)
-            if len(tokens) > length:
-                raise InvalidTokensError(
-                    f"sequence {index} has {len(tokens)} tokens, but there is room for {length}; shorten it."
-                )
-            rows[index, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-        return rows
-
-    def _encode_text(self, text: str, mask_letter: str, index: int) -> list[int]:
-        tokens: list[int] = []
-        parts = text.split(mask_letter)
-        for number, part in enumerate(parts):
-            if number:
-                tokens.append(self.num_tokens)
-            # The blank before a mask is no token of its own.
-            part = part.rstrip(" ") if number + 1 < len(parts) else part
-            ids = self.tokenizer(part, add_special_tokens=False)["input_ids"]
-            if self.tokenizer.unk_token_id in ids and self.tokenizer.unk_token not in part:
-                raise InvalidTokensError(
-                    f"sequence {index} holds what the tokenizer cannot spell, in {part!r}; write it with its tokens, "
-                    f"and {mask_letter!r} for a masked position."
-                )
-            tokens += ids
-        return tokens
+        return encode_texts(self.tokenizer, texts, length, mask_letter, mask=self.num_tokens)
 
     def decode(self, tokens: Tensor, mask_letter: str) -> list[str]:
         """Tokens int64 ``(B, L)`` -> texts; V becomes ``mask_letter``, special tokens are left out."""
