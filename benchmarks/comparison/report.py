@@ -167,7 +167,16 @@ def cost_verdict(runs: pd.DataFrame) -> str:
 def _page(
     results: Results, suite: Suite, reference: Reference, table: str, pictures: dict[str, str], command: str
 ) -> str:
-    improvement = tables.markdown_table(tables.improvement_table(results.runs, "held_out_median"))
+    several = len(suite.seeds) > 1
+    comparison = (
+        "Probability of improvement of the median held-out reward, with bootstrap 95 % interval:\n\n"
+        + tables.markdown_table(tables.improvement_table(results.runs, "held_out_median"))
+        if several
+        else "One seed tells nothing of the differences between runs: no interval, no probability of improvement."
+    )
+    seeds = (
+        f"{len(suite.seeds)} seeds; interquartile mean over seeds with bootstrap 95 % interval" if several else "1 seed"
+    )
     real = reference.likelihood_band
     band = (
         f" Real sequences: central 90 % of the log-likelihood bound {real[0]:.0f} to {real[1]:.0f} nats."
@@ -187,14 +196,12 @@ def _page(
 
 `{command}`
 
-{len(suite.seeds)} seeds; interquartile mean over seeds with bootstrap 95 % interval. Rewards: {reference.unit}.
+{seeds}. Rewards: {reference.unit}.
 Every run ends with {judged.num_samples} sequences from {judged.num_steps} steps. {cost_verdict(results.runs)}{band}
 
 {table}
 
-Probability of improvement of the median held-out reward, with bootstrap 95 % interval:
-
-{improvement}
+{comparison}
 
 {shown}
 

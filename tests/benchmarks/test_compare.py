@@ -47,6 +47,8 @@ def test_the_command_writes_its_report_from_any_folder(tmp_path: Path) -> None:
     assert {"task", "iteration", "nfe", "reward_calls", "held_out_reward"} <= set(curves.columns)
     assert runs.set_index("agent").loc["ddpo", "nfe"].tolist() == [3 * 32 * 48] * 2
     report = (output / "report.md").read_text()
+    assert "2 seeds; interquartile mean" in report
+    assert "Probability of improvement" in report
     assert "python benchmarks/compare.py --task ToyCTMC-v0 --smoke" in report
     assert (output / "summary.md").read_text().strip() in report
     assert all(f"({name}.png)" in report for name in ("learning_curves", "training_gap", "violins"))
@@ -57,6 +59,9 @@ def test_called_again_it_runs_nothing_twice(smoke: compare.Options, monkeypatch:
     before = {path: path.stat().st_mtime_ns for path in smoke.folder.rglob("run.json")}
     table = (smoke.folder / "runs.csv").read_bytes()
     assert len(before) == 2
+    report = (smoke.folder / "report.md").read_text()
+    assert "One seed tells nothing" in report
+    assert "Probability of improvement of" not in report
     assert compare.main(smoke, "second") == 0
     assert {path: path.stat().st_mtime_ns for path in smoke.folder.rglob("run.json")} == before
     assert (smoke.folder / "runs.csv").read_bytes() == table
