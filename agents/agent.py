@@ -19,7 +19,7 @@ from agents.lora import add_lora
 from agents.recovery import own_randomness
 from agents.registry import agent_class
 from agents.sampling import PolicySampler
-from agents.storage import describe_task, find_task, load_agent, save_agent
+from agents.storage import describe_task, draw_saved_prompts, find_task, load_agent, save_agent
 from agents.trainer import Callback, Objective, Trainer
 from agents.weights import frozen_fingerprint, load_policy_state, policy_state
 from sepo_env import TorchRLEnv, tasks
@@ -190,12 +190,18 @@ class Agent(ABC):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json and the weights (safetensors) into a folder, atomically; `load` reads them.
 
-        With adapters (``lora_rank``) these are the weights; the rest is the task's pretrained denoiser.
+        With adapters (``lora_rank``) these are the weights; the rest is the task's pretrained denoiser. The
+        prompts that the task draws are kept as tokens.
 
         The state of an unfinished training stands in its checkpoint, not here.
         """
         config = {name: value for name, value in self.config.to_dict().items() if name not in OUTPUT_FIELDS}
-        save_agent(Path(folder), self._describe() | {"config": config}, policy_state(self.denoiser))
+        prompts = self.task.prompt_set
+        description = self._describe() | {
+            "config": config,
+            "prompt_tokens": None if prompts is None else prompts.tokens.tolist(),
+        }
+        save_agent(Path(folder), description, policy_state(self.denoiser))
 
     @classmethod
     def load(
@@ -211,7 +217,8 @@ class Agent(ABC):
 
         Args:
             path: the folder, or the checkpoint's file.
-            task: the task, where it is not a registered one with its default options.
+            task: the task, where it is not a registered one with its default options; it draws its own prompts. None:
+                the registered one, which draws the prompts that were saved.
             reward: as for the class.
             device: as for the class.
             **overrides: fields of the config to change.
@@ -227,6 +234,8 @@ class Agent(ABC):
         fields = {name: value for name, value in description["config"].items() if name not in OUTPUT_FIELDS}
         config = kind.config_class.from_dict(fields)
         found = find_task(description["task"], path, task)
+        if task is None:
+            draw_saved_prompts(found, path, description.get("prompt_tokens"))
         agent = kind(found, config=config, reward=reward, device=device, **overrides)
         base = agent._describe().get("base")
         if base != description.get("base"):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
@@ -16,6 +17,7 @@ from agents.checkpoint import load_checkpoint, write_atomically
 from sepo_env import tasks
 from sepo_env.errors import CheckpointError
 from sepo_env.tasks import Task
+from sepo_env.tasks.prompts import PromptSet
 
 FORMAT = "agents.agent/1"
 CONFIG_FILE = "config.json"
@@ -57,6 +59,24 @@ def find_task(description: Mapping[str, Any], path: Path, given: Task | None) ->
         fields = "; ".join(f"{name}: {description[name]!r} there, {found[name]!r} here" for name in differing)
         raise CheckpointError(path, f"it belongs to another task ({fields})", "give its own: load(..., task=...)")
     return task
+
+
+def draw_saved_prompts(task: Task, path: Path, prompt_tokens: Any) -> None:
+    """Let a task draw the prompts that an agent was saved with, lists ``(P, L)``; None leaves the task as it is.
+
+    Raises:
+        CheckpointError: they do not fit the task.
+    """
+    if prompt_tokens is None:
+        return
+    try:
+        tokens = torch.tensor(prompt_tokens, dtype=torch.int64).reshape(len(prompt_tokens), task.length)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            path, f"its prompts are no tokens of the task ({error})", "save the agent again"
+        ) from error
+    task.prompt_set = PromptSet(tokens)
+    task.conditional = True
 
 
 def save_agent(folder: Path, description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:

@@ -179,6 +179,23 @@ def test_crash_between_the_two_files_leaves_the_old_agent(tmp_path: Path, monkey
     assert SEPO.load(tmp_path, device="cpu").sample(9, seed=1) == before
 
 
+def test_an_agent_remembers_its_prompts(tmp_path: Path) -> None:
+    task = make("toy")
+    task.start_from(["A???", "?BC?"])
+    agent = small(task=task)
+    agent.save(tmp_path / "agent")
+    loaded = Agent.load(tmp_path / "agent", device="cpu")
+    assert loaded.sample(6, seed=5) == agent.sample(6, seed=5)
+    assert all(text[0] == "A" or text[1:3] == "BC" for text in loaded.sample(6))
+    free = Agent.load(tmp_path / "agent", task=make("toy"), device="cpu")
+    assert free.task.prompt_set is None
+    config = json.loads((tmp_path / "agent" / CONFIG_FILE).read_text())
+    for wrong in ([[0, 1]], "AB", [["A"]], 3):
+        (tmp_path / "agent" / CONFIG_FILE).write_text(json.dumps(config | {"prompt_tokens": wrong}))
+        with pytest.raises(CheckpointError, match="no tokens of the task"):
+            Agent.load(tmp_path / "agent", device="cpu")
+
+
 def test_loading_what_is_no_agent(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no saved agent"):
         SEPO.load(tmp_path)
