@@ -7,11 +7,14 @@ Perplexity under a causal language model, distinct-n, held-out reward, and the l
         --judge-model runs/rm2/reward_model
 
 Results are in the output folder: ``language.csv``, ``language.md``, ``language.png`` and ``samples.csv``, each written
-whole or not at all. The judge may be any function (`evaluate` takes one); from the command line it is a reward model.
+whole or not at all. The judge is a reward model (``--judge-model``) or any function of yours, such as one that asks a
+service (``--judge my_judge.py:ask``): ``def ask(prompt: str, first: str, second: str) -> float`` gives the probability
+that the first response is the better one.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
 import sys
@@ -74,8 +77,10 @@ class Options:
     perplexity_model: Path | None = None
     """Folder of a causal language model (AutoModelForCausalLM); no perplexity if not given."""
     judge_model: Path | None = None
-    """Folder of a reward model with one label (AutoModelForSequenceClassification) that judges pairs of responses; no
-    win rates if not given."""
+    """Folder of a reward model with one label (AutoModelForSequenceClassification) that judges pairs of responses."""
+    judge: str | None = None
+    """A function that judges them instead, FILE.py:NAME: (prompt, first, second) -> the probability that the first is
+    better. Without either there are no win rates. The file is executed."""
     seed: int = 0
     """Text i depends on seed + i alone; all sides get the same prompts."""
     device: str = "cpu"
@@ -254,8 +259,33 @@ def make_task(options: Options) -> Task:
     return tasks.make(ENVIRONMENTS.get(options.task, options.task), **given)
 
 
+def load_judge(name: str) -> Judge:
+    """The function that ``FILE.py:NAME`` names; the file is executed.
+
+    Raises:
+        InvalidArgumentError: no such file or function, or a file that fails.
+    """
+    path, _, function = name.rpartition(":")
+    spec = importlib.util.spec_from_file_location("judge", path) if path.endswith(".py") else None
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise InvalidArgumentError(f"the judge {name!r} names no file; give FILE.py:NAME, such as my_judge.py:ask.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises
+        raise InvalidArgumentError(f"{path} fails with {type(error).__name__}: {error}; mend it.") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise InvalidArgumentError(f"{path} has no function {function!r}; give FILE.py:NAME of one that it has.")
+    return found
+
+
 def main(options: Options, command: str, *, judge: Judge | None = None) -> int:
-    """Evaluate, write and print; ``judge`` goes before the reward model of the options."""
+    """Evaluate, write and print; ``judge`` goes before that of the options."""
+    if options.judge is not None and options.judge_model is not None:
+        raise InvalidArgumentError("both judge and judge_model are given; one of them judges.")
+    if judge is None and options.judge is not None:
+        judge = load_judge(options.judge)
     if not options.steps or min(options.steps) < 1 or options.num_samples < 2 or options.batch_size < 1:
         raise InvalidArgumentError("give at least one number of steps, num_samples from 2 and batch_size from 1.")
     task = make_task(options)

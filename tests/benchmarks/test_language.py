@@ -89,3 +89,26 @@ def test_wrong_options_are_refused_before_anything_is_written(options: language.
     with pytest.raises(InvalidArgumentError):
         language.main(language.Options(**{**vars(options), **wrong}), "")
     assert not options.output.exists()
+
+
+def test_a_judge_of_the_users_own_by_the_name_of_its_file(options: language.Options, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def ask(prompt, first, second):\n    return first > second\n\nnothing = 3\n")
+    assert language.load_judge(f"{path}:ask")("", "b", "a") is True
+    chosen = {**vars(options), "judge": f"{path}:ask", "perplexity_model": None, "steps": (2,)}
+    assert language.main(language.Options(**chosen), "command") == 0
+    assert "win_rate_length_controlled" in pd.read_csv(options.output / "language.csv")
+    for name, message in [
+        (f"{path}:nothing", "no function 'nothing'"),
+        (f"{path}:absent", "no function 'absent'"),
+        (str(path), "names no file"),
+        (f"{tmp_path / 'absent.py'}:ask", "names no file"),
+        ("os:getcwd", "names no file"),
+    ]:
+        with pytest.raises(InvalidArgumentError, match=message):
+            language.load_judge(name)
+    path.write_text("1 / 0")
+    with pytest.raises(InvalidArgumentError, match="fails with ZeroDivisionError"):
+        language.load_judge(f"{path}:ask")
+    with pytest.raises(InvalidArgumentError, match="one of them judges"):
+        language.main(language.Options(**{**chosen, "judge_model": path}), "command")
