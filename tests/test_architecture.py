@@ -73,7 +73,7 @@ ALLOWED = {
 # Which of our modules may import a third-party package that others shall not need.
 KEEPERS = {
     "gymnasium": ("sepo_env.registration", "sepo_env.envs", "benchmarks"),
-    "torchrl": ("sepo_env.envs.torchrl_env", "agents", "benchmarks"),
+    "torchrl": ("sepo_env.envs.torchrl_env", "sepo_env.envs.rate_spec", "agents", "benchmarks"),
     "tensordict": ("sepo_env.envs.torchrl_env", "agents", "benchmarks"),
     "pandas": ("benchmarks",),
     "matplotlib": ("benchmarks", "sepo_env.envs.rendering"),

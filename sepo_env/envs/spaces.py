@@ -22,9 +22,14 @@ def rate_space(shape: tuple[int, ...]) -> spaces.Box[np.float32]:
     space = spaces.Box(0.0, _LARGEST_RATE, shape, np.float32)
     # A Box stores its bounds for each entry; views of one entry say the same, whatever the vocabulary.
     for name, value in (("low", space.low), ("high", space.high), ("bounded_below", space.bounded_below)):
-        setattr(space, name, np.broadcast_to(value.flat[0], shape))
-    space.bounded_above = np.broadcast_to(np.False_, shape)
+        setattr(space, name, _filled(value.flat[0], shape))
+    space.bounded_above = _filled(np.False_, shape)
     return space
+
+
+def _filled(value: np.generic[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """One value seen at every entry. Not a read-only view: torch, which TorchRL turns spaces into, warns of those."""
+    return np.lib.stride_tricks.as_strided(np.array(value), shape, strides=(0,) * len(shape))
 
 
 def action_space(episodes: Episodes) -> spaces.Box[np.float32]:
