@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -177,6 +178,8 @@ class DiT(nn.Module):
     def logits(self, features: Tensor, columns: int | None = None) -> Tensor:
         """Return the first ``columns`` logits, ``(B, L, columns)``; None is all of them."""
         linear = self.output_layer.linear
+        if type(linear) is not nn.Linear:  # an adapter around it (LoRA), which computes more than these weights
+            return cast(Tensor, linear(features))[..., :columns]
         return F.linear(features, linear.weight[:columns], linear.bias[:columns])
 
     def log_softmax(self, features: Tensor, columns: int) -> Tensor:

@@ -131,6 +131,8 @@ class DNAConvDenoiser(Denoiser):
 
 def _convolve(conv: nn.Conv1d, hidden: Tensor) -> Tensor:
     """Apply a convolution over positions to ``(B, L, C)`` with the channels last: ``(B, L, C')``."""
+    if type(conv) is not nn.Conv1d:  # an adapter around it (LoRA), which computes more than these weights
+        return cast(Tensor, conv(hidden.mT)).mT
     if conv.kernel_size == (1,):
         return F.linear(hidden, conv.weight[..., 0], conv.bias)
     image = hidden.mT.unsqueeze(2)  # (B, C, 1, L), channels last in memory

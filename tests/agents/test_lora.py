@@ -11,8 +11,12 @@ from safetensors.torch import load_file
 from agents import SEPO, Agent
 from agents.lora import adaptable_layers, add_lora, merge_lora
 from agents.weights import frozen_fingerprint, policy_state
-from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, Denoiser, TabularDenoiser
+from sepo_env.denoisers import ARCHITECTURES, ConvDenoiser, ConvDenoiserConfig, Denoiser, TabularDenoiser
+from sepo_env.denoisers.dna_cnn import DNAConvConfig, DNAConvDenoiser
 from sepo_env.denoisers.masked_lm import MaskedLMDenoiser, load_masked_lm
+from sepo_env.denoisers.mdlm import MDLMConfig, MDLMDenoiser
+from sepo_env.denoisers.sedd import SEDDConfig, SEDDDenoiser
+from sepo_env.denoisers.transformer import TransformerDenoiser, TransformerDenoiserConfig
 from sepo_env.errors import CheckpointError, InvalidArgumentError, MissingExtraError
 from sepo_env.tasks import Task, make
 from tests.hf_models import make_frameless_tokenizer, save_masked_lm
@@ -75,6 +79,41 @@ def test_adapters_start_as_nothing_and_are_all_that_learns(kind: str, folder: Pa
     assert all(p.requires_grad == (".lora_" in name) for name, p in denoiser.named_parameters())
     randomise_adapters(denoiser)
     assert not torch.allclose(outputs(denoiser), before, atol=1e-2)
+
+
+def small_denoisers() -> dict[str, Denoiser]:
+    """One of each shipped architecture that has layers to adapt, with weights that are all alive."""
+    shape: dict[str, Any] = {"num_tokens": 5, "width": 8, "depth": 1, "heads": 2}
+    found: dict[str, Denoiser] = {
+        "conv": conv(),
+        "dna-conv": DNAConvDenoiser(DNAConvConfig(channels=8, num_stacks=1)),
+        "mdlm": MDLMDenoiser(MDLMConfig(**shape, cond_width=8)),
+        "sedd": SEDDDenoiser(SEDDConfig(**shape, cond_width=8)),
+        "transformer": TransformerDenoiser(TransformerDenoiserConfig(vocab_size=6, **shape)),
+    }
+    generator = torch.Generator().manual_seed(0)
+    for denoiser in found.values():
+        for parameter in denoiser.parameters():
+            parameter.data.normal_(std=0.5, generator=generator)
+    return found
+
+
+def test_all_architectures_with_layers_are_here() -> None:
+    assert {*small_denoisers(), "tabular"} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("kind", sorted(small_denoisers()))
+def test_every_adapter_takes_part(kind: str) -> None:
+    denoiser = small_denoisers()[kind]
+    adapted = add_lora(small_denoisers()[kind], rank=2)
+    assert torch.equal(outputs(adapted), outputs(denoiser))
+    randomise_adapters(adapted)
+    tokens = torch.randint(0, denoiser.num_tokens, (4, 5), generator=torch.Generator().manual_seed(0))
+    adapted(tokens, torch.full((4,), 0.5)).square().sum().backward()
+    idle = [name for name, p in adapted.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not idle
+    expected = outputs(adapted)
+    torch.testing.assert_close(outputs(merge_lora(adapted)), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_update_is_the_low_rank_product(folder: Path) -> None:
