@@ -15,17 +15,22 @@ COLUMNS = {
     "pred_activity": ("held_out_median", "Pred-Activity", 1.0, 2),
     "atac_acc_percent": ("accessibility_rate", "ATAC-Acc %", 100.0, 1),
     "kmer_correlation": ("kmer_correlation", "3-mer Corr", 1.0, 3),
+    "motif_correlation": ("motif_correlation", "JASPAR Corr", 1.0, 3),
     "log_likelihood": ("log_likelihood_median", "App-Log-Lik", 1.0, 0),
 }
 """Column of the published table -> the task's metric, its published name, the factor between the two, decimals."""
 
 
 def comparison(measured: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The published table with the measured row on top: mean over seeds, and the standard deviation over seeds."""
+    """The published table with the measured row on top: mean over seeds, and the standard deviation over seeds.
+
+    A metric that seeds of an older version lack stays empty.
+    """
     row: dict[str, Any] = {"method": f"{name} (measured here)", "source": "this run", "arxiv": ""}
     for column, (metric, _, factor, _) in COLUMNS.items():
-        row[column] = factor * measured[metric].mean()
-        row[f"{column}_spread"] = factor * measured[metric].std() if len(measured) > 1 else math.nan
+        values = measured.get(metric, pd.Series(math.nan, measured.index))
+        row[column] = factor * values.mean(skipna=False)
+        row[f"{column}_spread"] = factor * values.std(skipna=False) if len(measured) > 1 else math.nan
     published = pd.read_csv(PUBLISHED, dtype={"arxiv": str}, keep_default_na=True)
     return pd.concat([pd.DataFrame([row]), published], ignore_index=True)
 

@@ -30,6 +30,7 @@ LABELS = {
     "oracle_gap": "gap, training less held-out",
     "accessibility_rate": "accessible (share)",
     "kmer_correlation": "3-mer correlation (Pearson r)",
+    "motif_correlation": "motif correlation (Spearman rho)",
     "log_likelihood_median": "log-likelihood bound, median (nats)",
     "likely_as_real": "as likely as real ones (share)",
     "varied_as_real": "as varied in words as real ones (share)",

@@ -20,11 +20,15 @@ from sepo_env.errors import ArtefactsError
 from sepo_env.rewards import OracleReward, Reward
 from sepo_env.rewards.grelu import load_grelu
 from sepo_env.tasks import metrics
+from sepo_env.tasks.motif_metrics import motif_counts
+from sepo_env.tasks.motifs import shipped_motifs
 
 _LETTERS = "ACGT"
 _COLUMNS = ("seq", "hepg2", "k562", "sknsh")
 _LEVELS = np.arange(101.0)
 _SHARES = {"top_0_1_percent": 0.999, "top_1_percent": 0.99}
+_MOTIF_ROWS = "top_0_1_percent"
+"""In which of them motifs are counted; it takes a second for every few hundred rows."""
 
 Table = npt.NDArray[Any]
 
@@ -124,7 +128,8 @@ class Artefacts:
         """Tables of the measured sequences by name, computed on first use and kept in memory.
 
         ``three_mers_top_0_1_percent`` and ``three_mers_top_1_percent``: int64 (64,), counts of the rows whose hepg2
-        lies above that quantile; ``num_rows_...``: how many rows that is; ``measured_activity_percentiles``: (101,).
+        lies above that quantile; ``num_rows_...``: how many rows that is; ``motifs_top_0_1_percent``: int64 (M,), their
+        `motif_counts` of `shipped_motifs`; ``measured_activity_percentiles``: (101,).
         """
         tables: dict[str, Table] = {
             "percentile_levels": _LEVELS,
@@ -140,6 +145,8 @@ class Artefacts:
             tables[f"num_rows_{name}"] = np.array(len(rows))
             counts = metrics.kmer_counts(self._tokens(rows), 3, len(_LETTERS))
             tables[f"three_mers_{name}"] = counts.numpy()
+            if name == _MOTIF_ROWS:
+                tables[f"motifs_{name}"] = motif_counts(self._tokens(rows), shipped_motifs()).numpy()
         return tables
 
     def sequences(self, number: int, seed: int = 0) -> Tensor:

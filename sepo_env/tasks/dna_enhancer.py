@@ -20,6 +20,8 @@ from sepo_env.rewards import OracleReward, Reward, gc_content, load_oracle
 from sepo_env.tasks import metrics
 from sepo_env.tasks.alphabet import AlphabetTask
 from sepo_env.tasks.artefacts import Artefacts
+from sepo_env.tasks.motif_metrics import motif_correlation
+from sepo_env.tasks.motifs import shipped_motifs
 from sepo_env.tasks.prompts import Motifs, prompt_template
 
 _KMER = 3
@@ -128,14 +130,15 @@ class DNAEnhancerTask(AlphabetTask):
 
     @property
     def reference(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Tables of real sequences by name: 3-mer counts, percentiles.
+        """Tables of real sequences by name: 3-mer and motif counts, percentiles.
 
-        ``assets/dna_enhancer_tables.md`` lists the shipped ones, `Artefacts.tables` those of published artefacts.
+        ``assets/dna_enhancer_tables.md`` and ``assets/dna_motifs.md`` (``motifs_...``) list the shipped ones,
+        `Artefacts.tables` those of published artefacts.
         """
         if self.artefacts is not None:
             return self.artefacts.tables
-        with np.load(asset_path("dna_enhancer_tables.npz")) as tables:
-            return dict(tables)
+        with np.load(asset_path("dna_enhancer_tables.npz")) as tables, np.load(asset_path("dna_motifs.npz")) as motifs:
+            return {**tables, **{name: motifs[name] for name in motifs if name.startswith("motifs_")}}
 
     def metrics(
         self,
@@ -158,8 +161,10 @@ class DNAEnhancerTask(AlphabetTask):
             By name: ``held_out_median`` and its quantiles ``held_out_q05`` .. ``held_out_q95``, ``training_median``,
             ``oracle_gap`` (median of training less median of held-out), in log2(RNA/DNA); ``accessibility_rate``
             (share with probability above 0.5); ``kmer_correlation`` (Pearson's r of 3-mer counts with the most active
-            real sequences); ``log_likelihood_median`` (nats a sequence); ``likely_as_real`` (share within the central
-            90 % of the bounds of real sequences: far above them is collapse); and what `Task.diversity` gives.
+            0.1 % of real sequences); ``motif_correlation`` (Spearman's rho of the counts of `shipped_motifs`, binding
+            sites at p = 0.001 on either strand, with the same sequences); ``log_likelihood_median`` (nats a sequence);
+            ``likely_as_real`` (share within the central 90 % of the bounds of real sequences: far above them is
+            collapse); and what `Task.diversity` gives.
         """
         held_out, training = self.judge()(tokens), self.make_reward()(tokens)
         spread = metrics.quantiles(held_out).tolist()
@@ -168,8 +173,10 @@ class DNAEnhancerTask(AlphabetTask):
         figures["training_median"] = float(metrics.quantiles(training, (0.5,)))
         figures["oracle_gap"] = float(metrics.reward_gap(training, held_out))
         figures["accessibility_rate"] = float(metrics.accessibility_rate(self.judge("accessibility")(tokens)))
-        counts = torch.from_numpy(self.reference["three_mers_top_0_1_percent"])
-        figures["kmer_correlation"] = float(metrics.kmer_correlation(tokens, counts, _KMER, self.num_tokens))
+        reference = self.reference
+        words, sites = (torch.from_numpy(reference[f"{kind}_top_0_1_percent"]) for kind in ("three_mers", "motifs"))
+        figures["kmer_correlation"] = float(metrics.kmer_correlation(tokens, words, _KMER, self.num_tokens))
+        figures["motif_correlation"] = float(motif_correlation(tokens, sites, shipped_motifs()))
         if likelihood_samples != 0:
             bound = self.log_likelihood(tokens[:likelihood_samples], num_steps=num_likelihood_steps, seed=seed)
             figures["log_likelihood_median"] = float(metrics.quantiles(bound, (0.5,)))

@@ -85,6 +85,24 @@ def test_the_measured_row_is_the_metrics_of_the_written_sequences(
     assert not set(first["sequence"]) & set(second["sequence"])
 
 
+def test_seeds_of_an_older_version_leave_the_new_metric_empty(options: paper_dna.Options) -> None:
+    paper_dna.main(options, "")
+    measured = pd.read_csv(options.folder / "measured.csv")
+    row = pd.read_csv(options.folder / "comparison.csv").iloc[0]
+    assert row["motif_correlation"] == pytest.approx(measured["motif_correlation"].mean())
+    path = options.folder / "seed-0.json"
+    record = json.loads(path.read_text())
+    del record["figures"]["motif_correlation"]
+    path.write_text(json.dumps(record))
+    paper_dna.main(options, "")
+    row = pd.read_csv(options.folder / "comparison.csv").iloc[0]
+    assert row[["motif_correlation", "motif_correlation_spread"]].isna().all()
+    assert row["kmer_correlation"] == pytest.approx(measured["kmer_correlation"].mean())
+    table = _published.comparison(measured.drop(columns="motif_correlation"), "tiny")
+    assert pd.isna(table.loc[0, "motif_correlation"])
+    assert "JASPAR Corr" in _published.comparison_markdown(table)
+
+
 def test_batches_do_not_matter(options: paper_dna.Options, tmp_path: Path) -> None:
     one = changed(options, seeds=(3,))
     other = changed(one, batch_size=1, output=tmp_path / "other")

@@ -12,6 +12,8 @@ from sepo_env import tasks
 from sepo_env.denoisers.published import load_drakes
 from sepo_env.errors import ArtefactsError, HeldOutRewardError, InvalidArgumentError, UnknownNameError
 from sepo_env.tasks.artefacts import ARTEFACTS, Artefacts
+from sepo_env.tasks.motif_metrics import motif_counts
+from sepo_env.tasks.motifs import shipped_motifs
 
 LENGTH = 200
 ROWS = 2_000
@@ -160,6 +162,8 @@ def test_tables_are_those_of_the_most_active_rows(tmp_path, folder):
         counts = [sum(s[i : i + 3] == word for s in best for i in range(LENGTH - 2)) for word in words]
         assert tables[f"num_rows_{name}"] == rows
         assert tables[f"three_mers_{name}"].tolist() == counts
+    most_active = torch.tensor([["ACGT".index(letter) for letter in sequences[i]] for i in np.argsort(-activity)[:2]])
+    assert tables["motifs_top_0_1_percent"].tolist() == motif_counts(most_active, shipped_motifs()).tolist()
     assert tables["measured_activity_percentiles"][[0, 50, 100]].tolist() == pytest.approx([0.0, 9.995, 19.99])
 
 

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from sepo_env import tasks
 from sepo_env.diffusion.sampler import sample
 from sepo_env.errors import HeldOutRewardError, InvalidTokensError
 from sepo_env.tasks import metrics
+from sepo_env.tasks.motif_metrics import motif_counts
+from sepo_env.tasks.motifs import shipped_motifs
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,9 @@ def test_metrics_are_what_their_parts_say(task, samples):
     reference = task.reference["three_mers_top_0_1_percent"]
     counts = metrics.kmer_counts(samples, 3, 4).numpy()
     assert figures["kmer_correlation"] == pytest.approx(np.corrcoef(counts, reference)[0, 1])
+    sites = motif_counts(samples, shipped_motifs()).numpy()
+    expected = scipy.stats.spearmanr(sites, task.reference["motifs_top_0_1_percent"]).statistic
+    assert figures["motif_correlation"] == pytest.approx(expected)
     likelihood = task.log_likelihood(samples[:4], num_steps=4)
     assert figures["log_likelihood_median"] == pytest.approx(float(np.median(likelihood)))
     low, high = task.reference["log_likelihood_percentiles_dhs_test"][[5, 95]]
