@@ -39,7 +39,7 @@ def local_path(path: str | os.PathLike[str], *, programs: bool = False) -> Path:
         raise InvalidArgumentError(f"{given!r} names no model; write 'hub:owner/name', or 'hub:owner/name@revision'.")
     wanted = _WANTED + (_PROGRAMS if programs else [])
     folder = _download(given, name, revision or None, wanted)
-    if not any(folder.rglob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")):
         folder = _download(given, name, revision or None, [*wanted, *_PICKLED])
     return folder
 
