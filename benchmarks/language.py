@@ -75,9 +75,9 @@ class Options:
     batch_size: int = 32
     """Texts at a time; of no effect on the result."""
     perplexity_model: Path | None = None
-    """Folder of a causal language model (AutoModelForCausalLM); no perplexity if not given."""
+    """Folder or hub id of a causal language model (AutoModelForCausalLM); no perplexity if not given."""
     judge_model: Path | None = None
-    """Folder of a reward model with one label (AutoModelForSequenceClassification) that judges pairs of responses."""
+    """Folder or hub id of a reward model with one label (AutoModelForSequenceClassification) that judges pairs."""
     judge: str | None = None
     """A function that judges them instead, FILE.py:NAME: (prompt, first, second) -> the probability that the first is
     better. Without either there are no win rates. The file is executed."""

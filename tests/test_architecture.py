@@ -17,7 +17,7 @@ ALLOWED = {
     "sepo_env.diffusion": {"sepo_env.errors"},
     "sepo_env.foreign": {"sepo_env.errors"},
     "sepo_env.hub": {"sepo_env.errors"},
-    "sepo_env.hugging_face": {"sepo_env.errors"},
+    "sepo_env.hugging_face": {"sepo_env.errors", "sepo_env.hub"},
     "sepo_env.tensorfile": {"sepo_env.errors"},
     "sepo_env.rewards": {"sepo_env.errors", "sepo_env.foreign", "sepo_env.hugging_face", "sepo_env.tensorfile"},
     "sepo_env.denoisers": {

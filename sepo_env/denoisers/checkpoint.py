@@ -20,7 +20,7 @@ from sepo_env.denoisers.tabular import TabularDenoiser
 from sepo_env.denoisers.transformer import TransformerDenoiser, TransformerDenoiserConfig
 from sepo_env.diffusion.schedule import SCHEDULES
 from sepo_env.errors import CheckpointError, UnknownNameError
-from sepo_env.hub import local_path
+from sepo_env.hub import local_path, lone_file
 from sepo_env.tensorfile import check_tensors, read_tensors
 
 FORMAT = "sepo_env.denoiser/1"
@@ -125,24 +125,26 @@ def save_denoiser(
         raise
 
 
-def load_denoiser(path: str | os.PathLike[str]) -> Denoiser:
+def load_denoiser(path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Denoiser:
     """Read a denoiser of any known format, on the CPU, in float32 and in evaluation mode.
 
     What it is, the file or folder says itself: a file of `save_denoiser`; a checkpoint of the DRAKES DNA model, its
     raw weights (`load_drakes`); a folder with an MDLM, a SEDD (`load_mdlm`, `load_sedd`) or a masked language model of
-    Transformers (`load_masked_lm`). No code in it runs.
+    Transformers (`load_masked_lm`). No code in it runs unless you say so.
 
     Args:
-        path: a file, a folder, or the id of a folder on the Hugging Face hub, ``"hub:owner/name"``.
+        path: a file, a folder, or the id of a folder on the Hugging Face hub, ``"hub:owner/name"``. A folder without a
+            config.json stands for the one file of weights in it.
+        trust_remote_code: run Python code that a masked language model brings along; it can do whatever you can.
 
     Raises:
         CheckpointError: no such file, not a denoiser, an unknown architecture, or keys and shapes that differ from
             what the architecture expects; the message names both.
         MissingExtraError: a hub id without ``huggingface_hub``, or a masked language model without ``transformers``.
     """
-    path = local_path(path)
+    path = lone_file(local_path(path, programs=trust_remote_code))
     if path.is_dir():
-        return load_folder(path)
+        return load_folder(path, trust_remote_code=trust_remote_code)
     if not path.is_file():
         raise CheckpointError(path, "there is no such file", "check the path")
     with path.open("rb") as file:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepo_env.denoisers.base import Denoiser
+from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import LogLinear, Schedule
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError
 
@@ -60,7 +61,7 @@ class _FourierFeatures(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class DNAConvDenoiser(Denoiser):
+class DNAConvDenoiser(Denoiser, ReadsNoise):
     r"""Residual dilated convolutions with a time embedding; the posterior leaves MASK out (SUBS, arXiv:2406.07524).
 
     .. math:: h \leftarrow h + \mathrm{relu}(\mathrm{conv}_d(\mathrm{norm}(h + W_i\, e(\sigma)))), \qquad
@@ -102,6 +103,11 @@ class DNAConvDenoiser(Denoiser):
         self.time_layers = nn.ModuleList(nn.ModuleDict({"dense": nn.Linear(channels, channels)}) for _ in dilations)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in dilations)
         self.final_conv = nn.Sequential(nn.Conv1d(channels, channels, 1), nn.ReLU(), nn.Conv1d(channels, vocab_size, 1))
+
+    @property
+    def own_schedule(self) -> Schedule | None:
+        """The schedule that it was trained on; None where the noise does not enter."""
+        return self.config.schedule if self.time_conditioned else None
 
     def forward(self, tokens: Tensor, time: Tensor) -> Tensor:
         """Return the ``(B, L, V)`` log-posteriors of ``tokens`` ``(B, L)`` at ``time`` ``(B,)``."""

@@ -31,7 +31,7 @@ from sepo_env.denoisers.mdlm import MDLMConfig, MDLMDenoiser
 from sepo_env.denoisers.sedd import SEDDConfig, SEDDDenoiser
 from sepo_env.errors import CheckpointError, UnknownNameError
 from sepo_env.foreign import Inert, read_foreign
-from sepo_env.hub import local_path
+from sepo_env.hub import local_path, lone_file
 from sepo_env.tensorfile import check_tensors, read_tensors
 
 Weights = Literal["raw", "ema"]
@@ -46,7 +46,8 @@ def load_drakes(path: str | os.PathLike[str], *, weights: Weights = "raw") -> DN
     """Read the published DNA model (arXiv:2410.13643, arXiv:2502.01384), on the CPU and in evaluation mode.
 
     Args:
-        path: a Lightning checkpoint (``pretrained.ckpt``), or the fine-tuned tensors alone (``finetuned*.ckpt``).
+        path: a Lightning checkpoint (``pretrained.ckpt``), or the fine-tuned tensors alone (``finetuned*.ckpt``); or a
+            folder or hub id ``"hub:owner/name"`` that holds one of them alone.
         weights: ``"raw"``, from which the published fine-tuning starts, or ``"ema"``, their running average, which
             only a Lightning checkpoint holds.
 
@@ -57,6 +58,7 @@ def load_drakes(path: str | os.PathLike[str], *, weights: Weights = "raw") -> DN
     """
     if weights not in get_args(Weights):
         raise UnknownNameError("weights", weights, get_args(Weights))
+    path = lone_file(local_path(path))
     checkpoint = read_foreign(path)
     lightning = "state_dict" in checkpoint
     found = checkpoint["state_dict"] if lightning else checkpoint
@@ -149,7 +151,7 @@ def load_sedd(path: str | os.PathLike[str]) -> SEDDDenoiser:
     return fill_model(weights, SEDDDenoiser, built, _read_dit(weights, built.backbone.head_width, _BACKBONE))
 
 
-def load_folder(folder: Path) -> Denoiser:
+def load_folder(folder: Path, *, trust_remote_code: bool = False) -> Denoiser:
     """Read a denoiser from a folder that says in its config.json what it is: MDLM, SEDD or a masked language model.
 
     Raises:
@@ -163,11 +165,12 @@ def load_folder(folder: Path) -> Denoiser:
     from sepo_env.denoisers.masked_lm import is_masked_lm_folder, load_masked_lm
 
     if is_masked_lm_folder(folder):
-        return load_masked_lm(folder)
+        return load_masked_lm(folder, trust_remote_code=trust_remote_code)
     raise CheckpointError(
         folder,
         f"expected an MDLM, a SEDD or a masked language model of Transformers, found {_kind(config)}",
-        "give the folder of such a model, or build the denoiser and give the object",
+        "give the folder of such a model, call load_masked_lm for a masked language model that does not say so, or "
+        "build the denoiser and give the object",
     )
 
 

@@ -33,6 +33,8 @@ class Task(ABC):
         process: the diffusion process over the V tokens.
         num_steps: K, the number of reverse steps unless something else is asked for.
         denoiser: another pretrained network than the task's own: a live one, or the path of a checkpoint.
+        trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
+            can do whatever you can.
 
     Attributes:
         training_reward: name of the reward that agents optimise by default.
@@ -59,12 +61,14 @@ class Task(ABC):
         process: DiffusionProcess,
         num_steps: int,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.name = name
         self.length = length
         self.process = process
         self.num_steps = num_steps
         self._given_denoiser = denoiser
+        self._trust_remote_code = trust_remote_code
         self._denoiser: Denoiser | None = None
 
     @property
@@ -88,7 +92,7 @@ class Task(ABC):
         elif isinstance(given, Denoiser):
             denoiser = copy.deepcopy(given)
         else:
-            denoiser = load_denoiser(given)
+            denoiser = load_denoiser(given, trust_remote_code=self._trust_remote_code)
         return self._check_denoiser(denoiser).eval()
 
     @abstractmethod

@@ -61,6 +61,8 @@ class DNAEnhancerTask(AlphabetTask):
         schedule: name of a noise schedule, or one.
         num_steps: K.
         denoiser: another pretrained denoiser than the shipped one.
+        trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
+            can do whatever you can.
         artefacts: folder of the published artefacts to run on; None runs on the shipped assets.
         prompt: given bases, 200 letters with "?" where free; or several such prompts, one of which is drawn for each
             episode.
@@ -87,6 +89,7 @@ class DNAEnhancerTask(AlphabetTask):
         schedule: str | Schedule = "log-linear",
         num_steps: int = 128,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
         artefacts: str | os.PathLike[str] | None = None,
         prompt: str | Sequence[str] | None = None,
         flanks: Sequence[str] | None = None,
@@ -101,6 +104,7 @@ class DNAEnhancerTask(AlphabetTask):
             process=DiffusionProcess(Absorbing(4), make_schedule(schedule)),
             num_steps=num_steps,
             denoiser=denoiser,
+            trust_remote_code=trust_remote_code,
         )
         if flanks is not None or motifs is not None:
             if prompt is not None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sepo_env.errors import CheckpointError, InvalidArgumentError
-from sepo_env.hugging_face import encode_texts, quiet
+from sepo_env.errors import InvalidArgumentError
+from sepo_env.hugging_face import encode_texts, load_tokenizer
 
 
 class HuggingFaceCodec:
@@ -74,24 +74,11 @@ class HuggingFaceCodec:
 
 
 def load_codec(path: str | os.PathLike[str], num_tokens: int) -> HuggingFaceCodec:
-    """Read a tokenizer from a folder, without a network and without running code of its own.
+    """Read a tokenizer from a folder, or a hub id ``"hub:owner/name"``, without running code of its own.
 
     Raises:
         CheckpointError: no folder with a tokenizer.
         InvalidArgumentError: the tokenizer does not fit.
         MissingExtraError: transformers is not installed.
     """
-    if not os.path.isdir(path):
-        raise CheckpointError(path, "there is no such folder", "give the folder of the tokenizer's files")
-    with quiet() as transformers:
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                str(path), local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # a damaged or foreign folder may fail in any way
-            raise CheckpointError(
-                path,
-                f"AutoTokenizer does not load it ({type(error).__name__}: {str(error).strip().splitlines()[:1]})",
-                "give the folder that the tokenizer's save_pretrained wrote, such as a downloaded gpt2",
-            ) from error
-    return HuggingFaceCodec(tokenizer, num_tokens)
+    return HuggingFaceCodec(load_tokenizer(path), num_tokens)

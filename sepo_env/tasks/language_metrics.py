@@ -33,7 +33,7 @@ class Perplexity:
     themselves are easy to predict; look at distinct-n beside it.
 
     Args:
-        path: a folder that ``AutoModelForCausalLM`` reads, with its tokenizer.
+        path: a folder that ``AutoModelForCausalLM`` reads, with its tokenizer, or a hub id ``"hub:owner/name"``.
         batch_size: texts at a time.
         max_length: tokens of a text, more are cut off at the end; None is what the model has room for.
         device: where to compute.

@@ -48,22 +48,25 @@ class TextRLHFTask(TokenizerTask):
     - ``"sentiment"`` (training, with the shipped denoiser): see `TextSentimentTask`.
 
     Args:
-        denoiser: a path that `sepo_env.denoisers.load_denoiser` reads (MDLM, SEDD, a masked language model, our own
-            files), or a live denoiser; None is the shipped one.
-        tokenizer: folder of a Hugging Face tokenizer with the denoiser's ids (GPT-2's for MDLM and SEDD); not for the
-            shipped denoiser, nor for masked language models, which bring their own.
+        denoiser: a path or hub id that `sepo_env.denoisers.load_denoiser` reads (MDLM, SEDD, a masked language model,
+            our own files), or a live denoiser; None is the shipped one.
+        trust_remote_code: run Python code that the folder of the denoiser brings along (LLaDA's and Dream's kind); it
+            can do whatever you can. The folders below are read without.
+        tokenizer: folder or hub id of a Hugging Face tokenizer with the denoiser's ids (GPT-2's for MDLM and SEDD);
+            not for the shipped denoiser, nor for masked language models, which bring their own.
         prompts: JSONL file, ``{"prompt": "..."}`` a line; see `sepo_env.tasks.prompt_file`. None: the shipped ones for
             the shipped denoiser, otherwise no prompts.
         prompt: one or several prompts themselves, instead of a file.
-        reward_model: folder of any ``AutoModelForSequenceClassification`` with its tokenizer, such as what
+        reward_model: folder or hub id of any ``AutoModelForSequenceClassification`` with its tokenizer, such as what
             ``python -m agents.reward_model`` writes; needed with a denoiser of your own, unless the agent gets its
             reward elsewhere.
         label: the label of the reward model, where it has several.
-        held_out_model: folder of another one that judges and never trains.
+        held_out_model: folder or hub id of another one that judges and never trains.
         held_out_label: its label.
         length: L; None is the denoiser's own, 24 for the shipped one, or else 128 or what the model has room for.
         num_steps: K; None is L, at most 128.
-        schedule: name of a noise schedule, or one; None is the denoiser's own, log-linear if it has none.
+        schedule: name of a noise schedule, or one; None is the denoiser's own, log-linear if it has none. A denoiser
+            that reads the noise is told that of the schedule chosen, whichever it was trained on.
 
     Raises:
         InvalidArgumentError: arguments that exclude each other, a tokenizer that does not fit, or a length that the
@@ -78,6 +81,7 @@ class TextRLHFTask(TokenizerTask):
         self,
         *,
         denoiser: Denoiser | Path | None = None,
+        trust_remote_code: bool = False,
         tokenizer: Path | None = None,
         prompts: Path | None = None,
         prompt: str | Sequence[str] | None = None,
@@ -98,7 +102,7 @@ class TextRLHFTask(TokenizerTask):
         self._reward_model, self._label = reward_model, label
         self._held_out_model, self._held_out_label = held_out_model, held_out_label
         self._ships = denoiser is None
-        model = _load(denoiser)
+        model = _load(denoiser, trust_remote_code)
         codec = _find_codec(model, tokenizer, shipped=self._ships)
         length = _find_length(model, length, shipped=self._ships)
         super().__init__(
@@ -108,6 +112,7 @@ class TextRLHFTask(TokenizerTask):
             process=_process(model, schedule),
             num_steps=min(length, _MOST_STEPS) if num_steps is None else num_steps,
             denoiser=denoiser,
+            trust_remote_code=trust_remote_code,
         )
         self._denoiser = self._check_denoiser(model).eval()
         if not isinstance(codec, WordPieceCodec):
@@ -127,7 +132,7 @@ class TextRLHFTask(TokenizerTask):
     held_out_reward = "vader"
 
     def _load_default_denoiser(self) -> Denoiser:
-        return _load(None)
+        return _load(None, False)
 
     def rewards(self) -> Mapping[str, Callable[[], Reward]]:
         found: dict[str, Callable[[], Reward]] = {"vader": lambda: VaderReward(self.decode)}
@@ -191,10 +196,11 @@ def _is_masked_lm(denoiser: Denoiser) -> bool:
     return isinstance(denoiser, MaskedLMDenoiser)
 
 
-def _load(denoiser: Denoiser | Path | None) -> Any:
+def _load(denoiser: Denoiser | Path | None, trust_remote_code: bool) -> Any:
     if isinstance(denoiser, Denoiser):
         return denoiser
-    return load_denoiser(asset_path("text_denoiser.safetensors") if denoiser is None else denoiser)
+    path = asset_path("text_denoiser.safetensors") if denoiser is None else denoiser
+    return load_denoiser(path, trust_remote_code=trust_remote_code)
 
 
 def _find_codec(denoiser: Any, tokenizer: Path | None, *, shipped: bool) -> Codec:

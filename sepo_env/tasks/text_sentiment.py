@@ -54,6 +54,8 @@ class TextSentimentTask(TokenizerTask):
         schedule: name of a noise schedule, or one.
         num_steps: K.
         denoiser: another pretrained denoiser than the shipped one.
+        trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
+            can do whatever you can.
         prompt: a text to begin with, ``"the lord is my"``; or with free words in between, ``"_ _ is my shepherd"``; or
             several such prompts, one of which is drawn for each episode.
 
@@ -70,6 +72,7 @@ class TextSentimentTask(TokenizerTask):
         schedule: str | Schedule = "log-linear",
         num_steps: int = LENGTH,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
         prompt: str | Sequence[str] | None = None,
     ) -> None:
         codec = WordPieceCodec.load(asset_path("text_codec.json"))
@@ -80,6 +83,7 @@ class TextSentimentTask(TokenizerTask):
             process=DiffusionProcess(Absorbing(codec.num_tokens), make_schedule(schedule)),
             num_steps=num_steps,
             denoiser=denoiser,
+            trust_remote_code=trust_remote_code,
         )
         if prompt is not None:
             self.start_from(prompt)

@@ -27,6 +27,8 @@ class TokenizerTask(Task):
         process: the diffusion process over the V tokens.
         num_steps: K, the number of reverse steps unless something else is asked for.
         denoiser: another pretrained network than the task's own: a live one, or the path of a checkpoint.
+        trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
+            can do whatever you can.
 
     Raises:
         InvalidArgumentError: the codec does not fit the graph, or the denoiser does not fit the task.
@@ -43,13 +45,21 @@ class TokenizerTask(Task):
         process: DiffusionProcess,
         num_steps: int,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         if codec.num_tokens != process.graph.num_tokens:
             raise InvalidArgumentError(
                 f"the codec has {codec.num_tokens} tokens, but the graph {process.graph.num_tokens}; give a graph of "
                 "the codec's."
             )
-        super().__init__(name=name, length=length, process=process, num_steps=num_steps, denoiser=denoiser)
+        super().__init__(
+            name=name,
+            length=length,
+            process=process,
+            num_steps=num_steps,
+            denoiser=denoiser,
+            trust_remote_code=trust_remote_code,
+        )
         self.codec = codec
         self._token_texts = tuple(codec.pieces())
 
