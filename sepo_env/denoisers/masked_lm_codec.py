@@ -81,6 +81,14 @@ class MaskedLMCodec:
         self._dropped = specials - {self.mask_id}
         self.prefix, self.suffix = self._find_frame()
 
+    @property
+    def end_token(self) -> int | None:
+        """The tokenizer's end of text, where the denoiser may write it (``allow``)."""
+        end = self.tokenizer.eos_token_id
+        if end is None or end in self.closed or end == self.mask_id:
+            return None
+        return self._from_model([end])[0]
+
     def without_mask(self, values: Tensor) -> Tensor:
         """Values of the model's ids ``(..., n)`` -> values of the visible tokens ``(..., V)``."""
         if self.mask_id == self.num_tokens:

@@ -8,14 +8,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess
+from sepo_env.diffusion.likelihood import elbo
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError
 from sepo_env.rewards import FOR_JUDGING, FOR_TRAINING, Reward, as_reward
 from sepo_env.tasks import metrics
 from sepo_env.tasks.prompts import PromptSet
+
+_MOST_ROWS, _MOST_ENTRIES = 64, 1 << 25
+"""Sequences that the denoiser reads at a time for likelihoods, and entries of one table over them."""
 
 MASK_LETTER = "?"
 """Stands for a position that is masked (in states) or free (in prompts)."""
@@ -105,7 +110,41 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, tokens: Tensor, *args: Any, **options: Any) -> dict[str, float]:
-        """All metrics that the task's assets allow, of finished sequences int64 ``(B, L)``."""
+        """All metrics that the task's assets allow.
+
+        Args:
+            tokens: finished sequences, int64 ``(B, L)``.
+            *args: none.
+            **options: the task's own; all tasks take ``prompt_mask``, which positions were given, bool ``(B, L)``, or
+                None: what is said of a sampler's own words (likelihoods, distinct-n) leaves them out.
+        """
+
+    def log_likelihood(
+        self, tokens: Tensor, *, num_steps: int | None = None, prompt_mask: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        r"""The pretrained denoiser's bound on :math:`\log \pi_K(x_0 | prompt)`, float64 ``(B,)``, nats a sequence.
+
+        Args:
+            tokens: finished sequences, int64 ``(B, L)``.
+            num_steps: steps of the bound, a forward pass a sequence each; None is the task's ``num_steps``.
+            prompt_mask: which positions were given, bool ``(B, L)``; None: none.
+            seed: sequence i draws its noise from the seed ``seed + i``.
+        """
+        denoiser = self.denoiser.to(tokens.device)
+        rows = max(1, min(_MOST_ROWS, _MOST_ENTRIES // (self.length * self.num_tokens)))
+        given = [None] * len(tokens) if prompt_mask is None else prompt_mask.split(rows)
+        bounds = [
+            elbo(
+                self.process,
+                denoiser,
+                chunk,
+                num_steps=self.num_steps if num_steps is None else num_steps,
+                seed=seed + rows * index,
+                prompt_mask=given[index],
+            )
+            for index, chunk in enumerate(tokens.split(rows))
+        ]
+        return torch.cat(bounds)
 
     def prompt(self, keys: Tensor) -> Tensor | None:
         """Draw prompts: keys int64 ``(B,)`` -> tokens ``(B, L)`` with the id V where free; None where unconditional.

@@ -14,7 +14,6 @@ from torch import Tensor
 from sepo_env.assets import asset_path
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, Schedule, make_schedule
-from sepo_env.diffusion.likelihood import elbo
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.rewards import OracleReward, Reward, gc_content, load_oracle
 from sepo_env.tasks import metrics
@@ -25,8 +24,8 @@ from sepo_env.tasks.motifs import shipped_motifs
 from sepo_env.tasks.prompts import Motifs, prompt_template
 
 _KMER = 3
-_CHUNK = 64
-"""Sequences that the denoiser reads at a time when likelihoods are estimated."""
+LIKELIHOOD_STEPS = 128
+"""Steps of the likelihood bound: those of the protocol, and of the shipped table of real sequences."""
 REAL_SEQUENCES = 640
 """Real sequences whose likelihoods say what is natural, where that is computed on demand."""
 _PESSIMISM = 1.0
@@ -148,7 +147,8 @@ class DNAEnhancerTask(AlphabetTask):
         self,
         tokens: Tensor,
         *,
-        num_likelihood_steps: int = 128,
+        prompt_mask: Tensor | None = None,
+        num_likelihood_steps: int = LIKELIHOOD_STEPS,
         likelihood_samples: int | None = None,
         seed: int = 0,
     ) -> dict[str, float]:
@@ -156,6 +156,8 @@ class DNAEnhancerTask(AlphabetTask):
 
         Args:
             tokens: finished sequences, int64 ``(B, 200)``.
+            prompt_mask: which positions were given, bool ``(B, 200)``; None: none. The likelihood is that of the
+                others; all else is of whole sequences, flanks and sites included.
             num_likelihood_steps: steps of the likelihood bound; each costs a forward pass a sequence.
             likelihood_samples: how many of the sequences, from the first, the likelihood is estimated on; None is all,
                 0 leaves the likelihood out.
@@ -168,7 +170,8 @@ class DNAEnhancerTask(AlphabetTask):
             0.1 % of real sequences); ``motif_correlation`` (Spearman's rho of the counts of `shipped_motifs`, binding
             sites at p = 0.001 on either strand, with the same sequences); ``log_likelihood_median`` (nats a sequence);
             ``likely_as_real`` (share within the central 90 % of the bounds of real sequences: far above them is
-            collapse); and what `Task.diversity` gives.
+            collapse; left out where the bounds of real sequences are not at hand: with given positions and, on the
+            shipped assets, with another denoiser or another number of steps); and what `Task.diversity` gives.
         """
         held_out, training = self.judge()(tokens), self.make_reward()(tokens)
         spread = metrics.quantiles(held_out).tolist()
@@ -182,15 +185,22 @@ class DNAEnhancerTask(AlphabetTask):
         figures["kmer_correlation"] = float(metrics.kmer_correlation(tokens, words, _KMER, self.num_tokens))
         figures["motif_correlation"] = float(motif_correlation(tokens, sites, shipped_motifs()))
         if likelihood_samples != 0:
-            bound = self.log_likelihood(tokens[:likelihood_samples], num_steps=num_likelihood_steps, seed=seed)
+            given = None if prompt_mask is None or not prompt_mask.any() else prompt_mask[:likelihood_samples]
+            chosen = tokens[:likelihood_samples]
+            bound = self.log_likelihood(chosen, num_steps=num_likelihood_steps, prompt_mask=given, seed=seed)
             figures["log_likelihood_median"] = float(metrics.quantiles(bound, (0.5,)))
-            low, high = self._likelihood_band(num_likelihood_steps)
-            figures["likely_as_real"] = float(metrics.share_within(bound, low, high))
+            if given is None and (band := self._likelihood_band(num_likelihood_steps)) is not None:
+                figures["likely_as_real"] = float(metrics.share_within(bound, *band))
         return {**figures, **self.diversity(tokens)}
 
-    def _likelihood_band(self, num_steps: int) -> tuple[float, float]:
-        """The central 90 % of the bounds of real sequences; on artefacts computed on first use, and remembered."""
+    def _likelihood_band(self, num_steps: int) -> tuple[float, float] | None:
+        """The central 90 % of the bounds of real sequences, or None where no table has it.
+
+        On artefacts it is computed on first use, and remembered.
+        """
         if self.artefacts is None:
+            if self._given_denoiser is not None or num_steps != LIKELIHOOD_STEPS:
+                return None
             low, high = self.reference["log_likelihood_percentiles_dhs_test"][[5, 95]].tolist()
             return low, high
         if num_steps not in self._likelihood_bands:
@@ -198,15 +208,3 @@ class DNAEnhancerTask(AlphabetTask):
             low, high = metrics.quantiles(self.log_likelihood(real, num_steps=num_steps), (0.05, 0.95)).tolist()
             self._likelihood_bands[num_steps] = low, high
         return self._likelihood_bands[num_steps]
-
-    def log_likelihood(self, tokens: Tensor, *, num_steps: int = 128, seed: int = 0) -> Tensor:
-        """The pretrained denoiser's bound on the log-likelihood, float64 ``(B,)``, nats a sequence.
-
-        Sequence i draws its noise from the seed ``seed + i``.
-        """
-        denoiser = self.denoiser.to(tokens.device)
-        bounds = [
-            elbo(self.process, denoiser, chunk, num_steps=num_steps, seed=seed + _CHUNK * index)
-            for index, chunk in enumerate(tokens.split(_CHUNK))
-        ]
-        return torch.cat(bounds)

@@ -41,6 +41,12 @@ class HuggingFaceCodec:
         self._dropped = {index for index, piece in enumerate(self._pieces) if not piece}
         self._dropped |= set(tokenizer.all_special_ids)
 
+    @property
+    def end_token(self) -> int | None:
+        """The tokenizer's end of text."""
+        end: int | None = self.tokenizer.eos_token_id
+        return end
+
     def pieces(self) -> list[str]:
         """The tokens as the tokenizer spells them, V of them."""
         return list(self._pieces)

@@ -63,12 +63,13 @@ def kmer_counts(tokens: Tensor, k: int, num_tokens: int) -> Tensor:
     return torch.bincount(index.reshape(-1), minlength=num_tokens**k)
 
 
-def distinct_n(tokens: Tensor, n: int) -> Tensor:
+def distinct_n(tokens: Tensor, n: int, free: Tensor | None = None) -> Tensor:
     r"""Number of different n-grams of all sequences together, over the number of n-grams (arXiv:1510.03055).
 
     Args:
         tokens: (B, L) int64.
         n: 1 to L.
+        free: (B, L) bool, positions that were written and not given: n-grams with any other are not counted; None: all.
 
     Returns:
         (), in (0, 1]; 1 if no n-gram occurs twice. It falls as B grows: compare sets of one size only.
@@ -80,6 +81,12 @@ def distinct_n(tokens: Tensor, n: int) -> Tensor:
     if not 1 <= n <= tokens.shape[1]:
         raise InvalidArgumentError(f"n is {n}, but an n-gram has 1 to L = {tokens.shape[1]} tokens; choose such an n.")
     grams = tokens.unfold(1, n, 1).reshape(-1, n)
+    if free is not None:
+        if free.shape != tokens.shape:
+            raise InvalidShapeError("free", free.shape, f"the shape {tuple(tokens.shape)} of tokens")
+        grams = grams[free.unfold(1, n, 1).reshape(-1, n).all(-1)]
+        if len(grams) == 0:
+            raise InvalidArgumentError(f"no sequence has {n} free positions in a row; choose a smaller n.")
     return torch.tensor(len(torch.unique(grams, dim=0)) / len(grams), dtype=torch.float64, device=tokens.device)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from sepo_env.denoisers import Denoiser
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.errors import InvalidArgumentError, InvalidTokensError
+from sepo_env.tasks import metrics
 from sepo_env.tasks.base import Task
 from sepo_env.tasks.codec import Codec
 
@@ -87,3 +88,15 @@ class TokenizerTask(Task):
         """
         self._check_tokens(tokens)
         return self.codec.decode(tokens, self.mask_letter)
+
+    def distinct(self, tokens: Tensor, prompt_mask: Tensor | None = None) -> dict[str, float]:
+        """``distinct_1`` .. ``distinct_3`` of texts ``(B, L)``: see `sepo_env.tasks.metrics.distinct_n`.
+
+        Given positions are left out; so is an n for which no text has that many free positions in a row.
+        """
+        free = None if prompt_mask is None else ~prompt_mask
+        found = {}
+        for n in range(1, min(3, self.length) + 1):
+            if free is None or bool(free.unfold(1, n, 1).all(-1).any()):
+                found[f"distinct_{n}"] = float(metrics.distinct_n(tokens, n, free))
+        return found

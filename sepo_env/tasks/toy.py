@@ -131,8 +131,8 @@ class ToyTask(AlphabetTask):
     def rewards(self) -> Mapping[str, Callable[[], Reward]]:
         return {"table": partial(TableReward, self.reward_table, self.num_tokens), "share_of_a": TokenShare}
 
-    def metrics(self, tokens: Tensor, **options: Any) -> dict[str, float]:
-        """Median reward and the diversity of `Task.diversity`; takes no options."""
+    def metrics(self, tokens: Tensor, *, prompt_mask: Tensor | None = None, **options: Any) -> dict[str, float]:
+        """Median reward and the diversity of `Task.diversity`, of whole sequences; takes no options."""
         median = float(self.judge(**options)(tokens).median())
         return {"training_median": median, "held_out_median": median, **self.diversity(tokens)}
 
