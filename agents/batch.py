@@ -109,8 +109,8 @@ def add_critic_advantages(
         gae_lambda: 0 trusts the critic, 1 the rewards.
         micro_batch_size: states per evaluation of the critic.
     """
-    states = trajectories.select("tokens", "time").reshape(-1)
-    values = [critic.value(part["tokens"], part["time"]) for part in states.split(micro_batch_size)]
+    states = trajectories.select(*critic.in_keys).reshape(-1)
+    values = [critic.value(part) for part in states.split(micro_batch_size)]
     value = torch.cat(values).reshape(*trajectories.batch_size, 1)
     trajectories["state_value"] = value
     # Steps follow one another in the same trajectory, and after the last one there is nothing left to earn.

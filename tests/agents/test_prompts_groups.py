@@ -15,6 +15,7 @@ from agents.collect import rollout_size
 from agents.functional import ADVANTAGES
 from agents.policy import Critic, RatePolicy
 from sepo_env import TorchRLEnv
+from sepo_env.rewards import token_reward
 from sepo_env.tasks import make
 
 K, L = 3, 2
@@ -137,3 +138,28 @@ def test_lone_ones_keep_sign_and_relative_size_and_move_no_group() -> None:
     assert torch.equal(found[:2], other[:2])
     everyone = critic_advantages(batch_of([0, 1, 2, 3], rewards))
     assert float(everyone.square().mean()) == pytest.approx(1.0, abs=1e-4)
+
+
+def first_is_a(tokens: torch.Tensor) -> torch.Tensor:
+    return (tokens[:, 0] == 0).float()
+
+
+@pytest.mark.parametrize(("name", "options"), [("ppo", {}), ("sepo", {"form": "path", "advantage": "critic"})])
+def test_critics_learn_what_the_given_positions_are_worth(name: str, options: dict[str, Any]) -> None:
+    """On a uniform graph nothing else tells a prompt from noise: one given token decides the reward here."""
+    task = make("toy", num_tokens=2, length=3, graph="uniform")
+    task.start_from(["A??", "??A"])
+    settings_ = {"batch_size": 64, "num_steps": 2, "learning_rate": 1e-2, "kl_coeff": 0.0, "num_iterations": 40}
+    agent = agent_class(name)(task, device="cpu", reward=token_reward(first_is_a), **settings_, **options)
+    critics = []
+    make_objective = agent.make_objective
+    agent.make_objective = lambda reference: critics.append(make_objective(reference)) or critics[-1]
+    agent.train(progress=False)
+    critic = critics[0].critic
+    assert critic.in_keys == ["tokens", "time", "prompt_mask"]
+    tokens, time = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 1)
+    mask = torch.tensor([[True, False, False], [False, False, True]])
+    sure, open_ = critic(TensorDict({"tokens": tokens, "time": time, "prompt_mask": mask}, batch_size=[2]))[
+        "state_value"
+    ].detach()
+    assert float(sure) > float(open_) + 0.1
