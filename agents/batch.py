@@ -28,7 +28,8 @@ def prompt_groups(trajectories: TensorDictBase) -> Tensor | None:
     prompt_mask = trajectories.get("prompt_mask", None)
     if prompt_mask is None:
         return None
-    prompt = torch.where(prompt_mask[:, 0], trajectories["tokens"][:, 0], -1)
+    # Gymnasium shows the mask as whole numbers.
+    prompt = torch.where(prompt_mask[:, 0].bool(), trajectories["tokens"][:, 0], -1)
     return prompt.unique(dim=0, return_inverse=True)[1]
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, dispatch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion import DiffusionProcess
+from sepo_env.diffusion.process import ReadsPrompt
 from sepo_env.errors import InvalidArgumentError
+
+_PROMPT_MASK = "prompt_mask"
 
 
 class _Rates(nn.Module):
@@ -26,7 +29,7 @@ class _Rates(nn.Module):
 
     def forward(self, tokens: Tensor, time: Tensor, prompt_mask: Tensor | None = None) -> Tensor:
         batch, length = tokens.shape[:-1], tokens.shape[-1]
-        given = None if prompt_mask is None else prompt_mask.reshape(-1, length)
+        given = None if prompt_mask is None else prompt_mask.reshape(-1, length).bool()
         t = time.double().reshape(-1)
         s = None
         if self.num_steps is not None:
@@ -52,12 +55,13 @@ class RatePolicy(TensorDictModule):
         tokens_key: where tokens ``(..., L)`` are read.
         time_key: where the time ``(..., 1)`` is read.
         action_key: where rates ``(..., L, V)`` are written, in the denoiser's dtype.
-        prompt_key: where the given positions ``(..., L)`` are read, as conditional environments show them; None:
-            nowhere. Only a denoiser that reads them
+        prompt_key: where the given positions ``(..., L)`` are read, as conditional environments show them; nothing
+            is given where the entry is missing. None: nowhere. Only a denoiser that reads them
             (:class:`~sepo_env.diffusion.process.ReadsPrompt`, such as guidance) makes something of them.
 
     Raises:
-        InvalidArgumentError: a graph without mask and no ``num_steps``.
+        InvalidArgumentError: a graph without mask and no ``num_steps``; or, when called, a denoiser that hides the
+            prompt and given positions that stand elsewhere than under ``prompt_key``.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class RatePolicy(TensorDictModule):
         tokens_key: NestedKey = "tokens",
         time_key: NestedKey = "time",
         action_key: NestedKey = "action",
-        prompt_key: NestedKey | None = None,
+        prompt_key: NestedKey | None = _PROMPT_MASK,
     ) -> None:
         if process.graph.mask_token is None and num_steps is None:
             raise InvalidArgumentError(
@@ -79,6 +83,21 @@ class RatePolicy(TensorDictModule):
         grid = num_steps if process.graph.mask_token is None else None
         in_keys = [tokens_key, time_key] if prompt_key is None else [tokens_key, time_key, prompt_key]
         super().__init__(_Rates(denoiser, process, grid), in_keys=in_keys, out_keys=[action_key])
+        self.prompt_key = prompt_key
+        self._needs_prompt = isinstance(denoiser, ReadsPrompt) and denoiser.hides_prompt
+
+    @dispatch(auto_batch_size=False)
+    def forward(self, tensordict: TensorDictBase, *args: Any, **kwargs: Any) -> TensorDictBase:
+        """Write the rates of the states in a tensordict ``[...]``."""
+        if self._needs_prompt and (self.prompt_key is None or tensordict.get(self.prompt_key, None) is None):
+            leaves = tensordict.exclude("next").keys(include_nested=True, leaves_only=True)
+            for key in leaves:
+                if key == _PROMPT_MASK or (isinstance(key, tuple) and key[-1] == _PROMPT_MASK):
+                    raise InvalidArgumentError(
+                        f"the denoiser hides the prompt, and its positions stand under {key!r}, but the policy reads "
+                        f"{self.prompt_key!r}; give prompt_key={key!r}."
+                    )
+        return super().forward(tensordict, *args, **kwargs)
 
 
 class ValueNetwork(nn.Module):
@@ -179,7 +198,7 @@ class Critic(TensorDictModule):
     @classmethod
     def of(cls, process: DiffusionProcess, *, conditional: bool) -> Self:
         """A critic with a fresh `ValueNetwork`, which sees the given positions where there are such."""
-        return cls(ValueNetwork(process, conditional=conditional), prompt_key="prompt_mask" if conditional else None)
+        return cls(ValueNetwork(process, conditional=conditional), prompt_key=_PROMPT_MASK if conditional else None)
 
     def value(self, states: TensorDictBase) -> Tensor:
         """The value of states ``[...]``, as ``(..., 1)``; nothing is written."""
