@@ -14,6 +14,9 @@ from agents.functional import ADVANTAGES
 from agents.policy import Critic
 from sepo_env.errors import InvalidArgumentError
 
+# What TorchRL's average_gae divides by at least.
+_LEAST_SCALE = 1e-4
+
 
 def trajectory_rewards(trajectories: TensorDictBase) -> Tensor:
     """The reward of each finished trajectory ``(B, K)`` -> ``(B,)``; it comes with the last step."""
@@ -25,7 +28,8 @@ def prompt_groups(trajectories: TensorDictBase) -> Tensor | None:
     prompt_mask = trajectories.get("prompt_mask", None)
     if prompt_mask is None:
         return None
-    prompt = torch.where(prompt_mask[:, 0], trajectories["tokens"][:, 0], -1)
+    # Gymnasium shows the mask as whole numbers.
+    prompt = torch.where(prompt_mask[:, 0].bool(), trajectories["tokens"][:, 0], -1)
     return prompt.unique(dim=0, return_inverse=True)[1]
 
 
@@ -94,7 +98,11 @@ def add_critic_advantages(
     .. math:: A_k = \sum_j \lambda^j \delta_{k + j}, \quad \delta_k = r_k + V(x_{k + 1}, t_{k + 1}) - V(x_k, t_k)
 
     There is no discount: the number of reverse steps says how finely time is cut, not how far away the reward is.
-    Advantages are standardised over the batch.
+    Advantages are standardised (mean 0, standard deviation 1) over all steps of the trajectories that share a prompt,
+    as TorchRL's ``average_gae`` does over a batch, and over the whole batch where nothing is prompted: a batch-wide
+    mean would be a baseline that mixes prompts. A trajectory that is alone with its prompt would lose its signal by
+    that, so such ones keep the sign and the relative size that the critic alone gives them: they are divided by the
+    root mean square over all of them, and nothing is subtracted.
 
     Args:
         trajectories: ``(B, K)``.
@@ -102,14 +110,27 @@ def add_critic_advantages(
         gae_lambda: 0 trusts the critic, 1 the rewards.
         micro_batch_size: states per evaluation of the critic.
     """
-    states = trajectories.select("tokens", "time").reshape(-1)
-    values = [critic.value(part["tokens"], part["time"]) for part in states.split(micro_batch_size)]
+    states = trajectories.select(*critic.in_keys).reshape(-1)
+    values = [critic.value(part) for part in states.split(micro_batch_size)]
     value = torch.cat(values).reshape(*trajectories.batch_size, 1)
     trajectories["state_value"] = value
     # Steps follow one another in the same trajectory, and after the last one there is nothing left to earn.
     trajectories["next", "state_value"] = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], dim=1)
-    estimator = GAE(gamma=1.0, lmbda=gae_lambda, value_network=None, average_gae=True, device=value.device)
+    estimator = GAE(gamma=1.0, lmbda=gae_lambda, value_network=None, device=value.device)
     estimator(trajectories, time_dim=1)
+    trajectories["advantage"] = _standardised(trajectories["advantage"], prompt_groups(trajectories))
+
+
+def _standardised(advantage: Tensor, group: Tensor | None) -> Tensor:
+    """Advantages ``(B, K, 1)`` made comparable, those of each group ``(B,)`` among themselves."""
+    if group is None:
+        return (advantage - advantage.mean()) / advantage.std().clamp_min(_LEAST_SCALE)
+    lone, standardised = alone(group), torch.empty_like(advantage)
+    standardised[lone] = advantage[lone] / advantage[lone].square().mean().sqrt().clamp_min(_LEAST_SCALE)
+    for shared in group[~lone].unique():
+        rows = group == shared
+        standardised[rows] = _standardised(advantage[rows], None)
+    return standardised
 
 
 def visited_states(

@@ -129,12 +129,7 @@ def collect(
         transforms.append(GradientFlow(env, denoiser, config.corrector_steps, config.corrector_size))
     collector = Collector(
         TransformedEnv(env, Compose(*transforms)),
-        RatePolicy(
-            denoiser,
-            env.task.process,
-            num_steps=config.num_steps,
-            prompt_key="prompt_mask" if env.episodes.conditional else None,
-        ),
+        RatePolicy(denoiser, env.task.process, num_steps=config.num_steps),
         frames_per_batch=env.batch_size[0] * config.num_steps,
         total_frames=-1,
         # With one device for all, the collector steps its own tensordict, from which the transform drops the action;

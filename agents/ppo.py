@@ -11,7 +11,7 @@ from agents.batch import add_critic_advantages
 from agents.config import AgentConfig
 from agents.losses import PPOLoss
 from agents.losses.surrogates import ClipLevel
-from agents.policy import Critic, ValueNetwork
+from agents.policy import Critic
 from agents.trainer import Objective
 from sepo_env.denoisers import Denoiser
 
@@ -50,7 +50,7 @@ class PPO(Agent):
 
     def make_objective(self, reference: Denoiser | None) -> Objective:
         config = self.config
-        critic = Critic(ValueNetwork(self.task.process)).to(self.device)
+        critic = Critic.of(self.task.process, conditional=self.task.conditional).to(self.device)
         loss = PPOLoss(
             self.denoiser,
             self.task.process,

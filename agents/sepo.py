@@ -12,7 +12,7 @@ from agents.config import AgentConfig, GroupAdvantage
 from agents.losses import ActorCriticLoss, Form, NeighboursForm, PathForm, SEPOLoss, SNISForm
 from agents.losses.sepo import FormName
 from agents.losses.surrogates import ClipLevel, ClippedSurrogate
-from agents.policy import Critic, ValueNetwork
+from agents.policy import Critic
 from agents.trainer import Objective
 from sepo_env.denoisers import Denoiser
 
@@ -86,7 +86,7 @@ class SEPO(Agent):
                 entropy_coeff=config.entropy_coeff,
             )
             return Objective(loss, partial(add_group_advantages, kind=config.advantage))
-        critic = Critic(ValueNetwork(process)).to(self.device)
+        critic = Critic.of(process, conditional=self.task.conditional).to(self.device)
         critic_loss = ActorCriticLoss(
             self.denoiser,
             process,

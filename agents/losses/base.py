@@ -245,7 +245,7 @@ class DiffusionLoss(LossModule):
             s=self._required(tensordict, keys.next_time).double().reshape(num_states),
             advantage=self._required(tensordict, keys.advantage).reshape(num_states),
             share=(inclusion_weight / num_trajectories).reshape(num_states),
-            prompt_mask=torch.zeros_like(tokens, dtype=torch.bool) if prompt_mask is None else prompt_mask,
+            prompt_mask=torch.zeros_like(tokens, dtype=torch.bool) if prompt_mask is None else prompt_mask.bool(),
             trajectory=tensordict.get(keys.trajectory, None),
             old_log_prob=tensordict.get(keys.old_log_prob, None),
         )

@@ -40,10 +40,13 @@ class TorchRLEnv(EnvBase):
         nothing could happen, and after a reset), so that policies need not store rates; ``reward``, ``done`` and
         ``terminated`` ``(B, 1)``.
 
-    ``reset(prompt=...)`` clamps given positions, see `Episodes.reset`.
+    ``reset(prompt=...)`` clamps given positions, see `Episodes.reset`. Where the task draws no prompts it asks for
+    ``conditional=True``: losses and baselines that did not see what is given would count it, and compare different
+    prompts. (The Gymnasium environments show such a mask in the infos of the reset.)
 
     Raises:
-        InvalidArgumentError: no batch size, two of them, or one with several entries.
+        InvalidArgumentError: no batch size, two of them, or one with several entries; or a prompt that the
+            observation would not show.
 
     Example:
         >>> env = TorchRLEnv("ToyCTMC-v0", num_envs=3, seed=0)
@@ -89,6 +92,11 @@ class TorchRLEnv(EnvBase):
         self.full_done_spec = Composite(done=flag, terminated=flag.clone(), shape=batch, device=device)
 
     def _reset(self, tensordict: TensorDictBase | None = None, prompt: Any = None) -> TensorDictBase:
+        if prompt is not None and not self.episodes.conditional:
+            raise InvalidArgumentError(
+                "a prompt is given, but the observation does not show which positions are given; make the environment "
+                "with conditional=True."
+            )
         rows = None if tensordict is None else tensordict.get("_reset", None)
         state = self.episodes.reset(None if rows is None else rows.reshape(-1), prompt)
         idle = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)

@@ -75,7 +75,7 @@ def test_value_reads_tokens_and_time(process):
     assert value.shape == (16, 1)
     assert (critic(later)["state_value"] != value).all()
     assert (critic(other)["state_value"] != value).all()
-    torch.testing.assert_close(critic.value(td["tokens"], td["time"]), value, rtol=0, atol=0)
+    torch.testing.assert_close(critic.value(td), value, rtol=0, atol=0)
 
 
 def test_value_network_can_count():
@@ -90,6 +90,48 @@ def test_value_network_can_count():
         error.backward()
         optimiser.step()
     assert error < 0.05 * target.var()
+
+
+def test_a_conditional_critic_sees_what_is_given() -> None:
+    """And starts from the weights of the one without, which an unconditional task keeps bit for bit."""
+    networks = []
+    for conditional in (False, True):
+        torch.manual_seed(3)
+        networks.append(ValueNetwork(UNIFORM, conditional=conditional))
+    plain, conditional = (network.state_dict() for network in networks)
+    assert set(conditional) - set(plain) == {"given.weight"}
+    assert all(torch.equal(conditional[name], value) for name, value in plain.items())
+    td = observation(2, 1.0)
+    td["prompt_mask"] = torch.tensor([True, True, False]).expand(16, 3)
+    critic = Critic(networks[1], prompt_key="prompt_mask")
+    assert critic.in_keys == ["tokens", "time", "prompt_mask"]
+    value = critic(td.clone())["state_value"]
+    free = td.clone().set("prompt_mask", torch.zeros(16, 3, dtype=torch.bool))
+    assert (critic(free)["state_value"] != value).all()
+    torch.testing.assert_close(critic.value(free), networks[0](td["tokens"], td["time"]))
+    whole_numbers = td.clone().set("prompt_mask", td["prompt_mask"].to(torch.int8))  # as Gymnasium shows them
+    assert torch.equal(critic.value(whole_numbers), value)
+    for network, mask in ((networks[0], td["prompt_mask"]), (networks[1], None)):
+        with pytest.raises(InvalidArgumentError, match="conditional=task.conditional"):
+            network(td["tokens"], td["time"], mask)
+
+
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_a_large_vocabulary_is_read_without_its_table(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same values and gradients as the convolution over one-hot tokens, which need not exist."""
+    process = DiffusionProcess(Absorbing(400), LogLinear())
+    network, tokens = ValueNetwork(process).double(), torch.randint(401, (3, length))
+    features = torch.nn.functional.one_hot(tokens, 401).double().transpose(1, 2)
+    expected = network.first(features)
+    weights = torch.randn_like(expected)
+    gradients = torch.autograd.grad((expected * weights).sum(), list(network.first.parameters()))
+    monkeypatch.setattr(torch.nn.functional, "one_hot", None)
+    found = network._read_tokens(tokens)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad((found * weights).sum(), list(network.first.parameters())), gradients
+    )
+    assert network(tokens, torch.rand(3, 1)).shape == (3, 1)
 
 
 def test_critic_is_cheap_beside_the_denoiser():

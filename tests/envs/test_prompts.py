@@ -153,7 +153,8 @@ def test_groups_in_the_vector_and_torchrl_environments():
 def test_a_guided_denoiser_acts_in_an_environment_as_its_sampler_draws():
     task = tasks.make("toy", num_tokens=2, length=3, num_steps=3)
     guided = ClassifierFreeGuidance(task.load_denoiser(), 2.0)
-    env = TorchRLEnv(tasks.make("toy", num_tokens=2, length=3, num_steps=3, denoiser=guided), num_envs=4000, seed=0)
+    guided_task = tasks.make("toy", num_tokens=2, length=3, num_steps=3, denoiser=guided)
+    env = TorchRLEnv(guided_task, num_envs=4000, seed=0, conditional=True)
     td = env.reset(prompt="B??")
     for _ in range(3):
         td = env.step(td.set("action", env.pretrained_action()))["next"]

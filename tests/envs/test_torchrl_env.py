@@ -145,7 +145,7 @@ def test_seeds_restart_the_streams():
 
 
 def test_finished_rows_start_anew_while_others_go_on():
-    env = toys(4, sampler="first-hitting", length=5)
+    env = toys(4, sampler="first-hitting", length=5, conditional=True)
     td = env.reset(prompt=["AB?C?", "?????", "A????", "?????"])
     for step in range(6):
         td = env.step_and_maybe_reset(td.set("action", env.pretrained_action()))[1]
@@ -163,6 +163,9 @@ def test_prompts_clamp_and_conditional_environments_show_them():
     assert bool((td["next", "tokens"][..., 0] == 0).all())
     assert not bool(td["next", "transition_log_prob"][..., [0, 3]].any())
     assert not bool(env.reset()["prompt_mask"].any())
+    # Elsewhere nothing would tell a loss, or a baseline, what was given.
+    with pytest.raises(InvalidArgumentError, match="conditional=True"):
+        toys(2).reset(prompt="A??B")
 
 
 def test_a_bad_action_changes_nothing():
@@ -211,7 +214,7 @@ def test_it_is_pickled_in_mid_episode():
 
 
 def test_a_finished_episode_rests_and_is_rewarded_once():
-    env = toys(2, sampler="first-hitting")
+    env = toys(2, sampler="first-hitting", conditional=True)
     td = env.reset(prompt=["ABC?", "????"])
     td = rollout(env, 10, auto_reset=False, tensordict=td, break_when_any_done=False, break_when_all_done=True)
     assert td.shape == (2, 4)

@@ -1,0 +1,165 @@
+"""Baselines never mix prompts: what one prompt's trajectories earn says nothing about those of another."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+from torchrl.objectives.value import GAE
+
+from agents import AGENTS, agent_class
+from agents.batch import add_critic_advantages, add_group_advantages, prompt_groups
+from agents.collect import rollout_size
+from agents.functional import ADVANTAGES
+from agents.policy import Critic, RatePolicy
+from sepo_env import TorchRLEnv
+from sepo_env.rewards import token_reward
+from sepo_env.tasks import make
+
+K, L = 3, 2
+EVERY: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in AGENTS]
+EVERY += [("sepo", {"advantage": "critic"}), ("sepo", {"form": "path", "advantage": "leave-one-out"})]
+
+
+class ByTokens(torch.nn.Module):
+    """Some function of what it sees."""
+
+    def forward(self, tokens: torch.Tensor, time: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        return time * 3 - tokens.float().sin().mean(-1, keepdim=True)
+
+
+def batch_of(prompts: list[int], rewards: torch.Tensor, prompted: bool = True) -> TensorDict:
+    """Trajectories ``(B, K)`` whose first token is a prompt's, and whose second is free."""
+    size = len(prompts)
+    tokens = torch.stack([torch.tensor(prompts)[:, None].expand(-1, K), torch.full((size, K), 9)], dim=-1)
+    reward = torch.zeros(size, K, 1)
+    reward[:, -1, 0] = rewards
+    done = torch.zeros(size, K, 1, dtype=torch.bool)
+    done[:, -1] = True
+    entries = {
+        "tokens": tokens,
+        "time": torch.linspace(1, 0, K + 1)[:-1].expand(size, K)[..., None],
+        "next": {"reward": reward, "done": done, "terminated": done.clone()},
+    }
+    if prompted:
+        entries["prompt_mask"] = torch.tensor([True, False]).expand(size, K, L)
+    return TensorDict(entries, batch_size=[size, K])
+
+
+def critic_advantages(trajectories: TensorDict) -> torch.Tensor:
+    add_critic_advantages(trajectories, Critic(ByTokens()), gae_lambda=0.9, micro_batch_size=4)
+    return trajectories["advantage"]
+
+
+def raw_advantages(trajectories: TensorDict, average: bool = False) -> torch.Tensor:
+    """TorchRL's own, from the values that `critic_advantages` has written."""
+    td = trajectories.clone()
+    GAE(gamma=1.0, lmbda=0.9, value_network=None, average_gae=average)(td, time_dim=1)
+    return td["advantage"]
+
+
+@pytest.mark.parametrize(("name", "options"), EVERY)
+def test_rewards_of_one_prompt_move_no_other_ones_advantages(name: str, options: dict[str, Any]) -> None:
+    task = make("toy", num_tokens=3, length=4, prompted=True)
+    settings_ = {"batch_size": 12, "num_steps": K, "group_size": 3, "kl_coeff": 0.0}
+    agent = agent_class(name)(task, device="cpu", **settings_, **options)
+    objective = agent.make_objective(None)
+    env = TorchRLEnv(task, num_envs=rollout_size(agent.config), num_steps=K, seed=1, prompt_repeats=3)
+    trajectories = env.rollout(K, RatePolicy(agent.denoiser, task.process))
+    group = prompt_groups(trajectories)
+    assert group is not None
+    assert int(group.max()) > 0
+    advantages = []
+    for shift in (0.0, 7.0):
+        td = trajectories.clone()
+        td["next", "reward"][group == 0, -1] += shift * torch.randn(int((group == 0).sum()), 1)
+        objective.add_advantages(td)
+        advantages.append(td["advantage"])
+    assert torch.equal(advantages[0][group != 0], advantages[1][group != 0])
+    assert not torch.allclose(advantages[0][group == 0], advantages[1][group == 0])
+    for one in range(int(group.max()) + 1):
+        assert float(advantages[1][group == one].mean()) == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+@pytest.mark.parametrize("spread", [1.0, 0.0])
+def test_one_group_is_standardised_as_torchrl_does(prompted: bool, spread: float) -> None:
+    """Bit for bit where nothing is prompted: such runs are those that they were."""
+    trajectories = batch_of([4] * 6, spread * torch.randn(6), prompted=prompted)
+    found = critic_advantages(trajectories)
+    assert torch.equal(found, raw_advantages(trajectories, average=True))
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=12), st.integers(0, 999))
+@settings(max_examples=40, deadline=None)
+def test_baselines_on_random_prompts_by_hand(prompts: list[int], seed: int) -> None:
+    rewards = torch.randn(len(prompts), generator=torch.Generator().manual_seed(seed))
+    trajectories = batch_of(prompts, rewards)
+    by_critic = critic_advantages(trajectories)
+    raw = raw_advantages(trajectories)
+    lone = [row for row, prompt in enumerate(prompts) if prompts.count(prompt) == 1]
+    for row, prompt in enumerate(prompts):
+        mates = [other for other, its in enumerate(prompts) if its == prompt]
+        if row in lone:
+            expected = raw[row] / (raw[lone] ** 2).mean().sqrt()
+        else:
+            expected = (raw[row] - raw[mates].mean()) / raw[mates].std().clamp_min(1e-4)
+        torch.testing.assert_close(by_critic[row], expected, rtol=1e-3, atol=1e-3)
+    if len(lone) == len(prompts):
+        return
+    for kind in ADVANTAGES:
+        add_group_advantages(trajectories, kind)
+        for row, prompt in enumerate(prompts):
+            mine = [float(rewards[other]) for other, its in enumerate(prompts) if its == prompt]
+            mean = sum(mine) / len(mine)
+            if row in lone:
+                by_hand = 0.0
+            elif kind == "leave-one-out":
+                by_hand = float(rewards[row]) - (sum(mine) - float(rewards[row])) / (len(mine) - 1)
+            else:
+                by_hand = float(rewards[row]) - mean
+                deviation = (sum((one - mean) ** 2 for one in mine) / len(mine)) ** 0.5
+                by_hand /= deviation + 1e-6 if kind == "group" else 1.0
+            found = trajectories["advantage"][row].flatten().tolist()
+            assert found == pytest.approx([by_hand] * K, rel=1e-3, abs=1e-3)
+
+
+def test_lone_ones_keep_sign_and_relative_size_and_move_no_group() -> None:
+    rewards = torch.tensor([1.0, 3.0, 100.0, -7.0])
+    trajectories = batch_of([0, 0, 1, 2], rewards)
+    found = critic_advantages(trajectories)
+    raw = raw_advantages(trajectories)
+    torch.testing.assert_close(found[2:] / found[2:, :1], raw[2:] / raw[2:, :1])
+    torch.testing.assert_close(found[2] / raw[2], found[3] / raw[3])
+    assert torch.equal(found[2:].sign(), raw[2:].sign())
+    other = critic_advantages(batch_of([0, 0, 1, 2], torch.tensor([1.0, 3.0, -5.0, 2.0])))
+    assert torch.equal(found[:2], other[:2])
+    everyone = critic_advantages(batch_of([0, 1, 2, 3], rewards))
+    assert float(everyone.square().mean()) == pytest.approx(1.0, abs=1e-4)
+
+
+def first_is_a(tokens: torch.Tensor) -> torch.Tensor:
+    return (tokens[:, 0] == 0).float()
+
+
+@pytest.mark.parametrize(("name", "options"), [("ppo", {}), ("sepo", {"form": "path", "advantage": "critic"})])
+def test_critics_learn_what_the_given_positions_are_worth(name: str, options: dict[str, Any]) -> None:
+    """On a uniform graph nothing else tells a prompt from noise: one given token decides the reward here."""
+    task = make("toy", num_tokens=2, length=3, graph="uniform")
+    task.start_from(["A??", "??A"])
+    settings_ = {"batch_size": 64, "num_steps": 2, "learning_rate": 1e-2, "kl_coeff": 0.0, "num_iterations": 40}
+    agent = agent_class(name)(task, device="cpu", reward=token_reward(first_is_a), **settings_, **options)
+    critics = []
+    make_objective = agent.make_objective
+    agent.make_objective = lambda reference: critics.append(make_objective(reference)) or critics[-1]
+    agent.train(progress=False)
+    critic = critics[0].critic
+    assert critic.in_keys == ["tokens", "time", "prompt_mask"]
+    tokens, time = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 1)
+    mask = torch.tensor([[True, False, False], [False, False, True]])
+    sure, open_ = critic(TensorDict({"tokens": tokens, "time": time, "prompt_mask": mask}, batch_size=[2]))[
+        "state_value"
+    ].detach()
+    assert float(sure) > float(open_) + 0.1
