@@ -17,9 +17,9 @@ import torch
 
 from sepo_env.assets.build import cards, figures
 from sepo_env.assets.build.data import ALPHABET, LENGTH, load_activity
+from sepo_env.assets.build.download import Package, fetch
 from sepo_env.assets.build.shuffle import dinucleotide_shuffle
 from sepo_env.assets.build.tables import LEVELS_OF_ACTIVITY, most_active
-from sepo_env.assets.build.text_data import Package, fetch
 from sepo_env.denoisers import load_denoiser
 from sepo_env.tasks.motif_metrics import motif_correlation, motif_counts
 from sepo_env.tasks.motifs import MotifCollection, load_motifs
