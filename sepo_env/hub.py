@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from sepo_env.errors import CheckpointError, InvalidArgumentError, MissingExtraError
+from sepo_env.paths import as_path
 
 PREFIX = "hub:"
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -19,7 +20,7 @@ def local_path(path: str | os.PathLike[str]) -> Path:
         path: a path, or ``"hub:owner/name"``, or ``"hub:owner/name@revision"``.
 
     Raises:
-        InvalidArgumentError: a hub id that names nothing.
+        InvalidArgumentError: a hub id that names nothing, or something else than a path.
         MissingExtraError: a hub id without ``huggingface_hub``.
         CheckpointError: the model cannot be had.
 
@@ -27,7 +28,7 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     'mdlm'
     """
     if not (isinstance(path, str) and path.startswith(PREFIX)):
-        return Path(path)
+        return as_path(path)
     name, _, revision = path.removeprefix(PREFIX).partition("@")
     if not name.strip("/"):
         raise InvalidArgumentError(f"{path!r} names no model; write 'hub:owner/name', or 'hub:owner/name@revision'.")

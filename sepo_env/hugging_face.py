@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sepo_env.errors import CheckpointError, InvalidTokensError, MissingExtraError
+from sepo_env.paths import as_path
 
 EXTRA = "hf"
 
@@ -49,9 +50,10 @@ def quiet() -> Iterator[ModuleType]:
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """A folder's config.json; None where there is none, or another kind of file."""
+    file = as_path(path) / "config.json"
     try:
-        found = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -89,11 +91,12 @@ def load_folder(
         raise CheckpointError(path, "no folder with a config.json", "give the folder that save_pretrained wrote")
     remote = config.get("auto_map", {}) if isinstance(config.get("auto_map", {}), dict) else {}
     with quiet() as transformers:
-        known = config.get("model_type") in transformers.CONFIG_MAPPING
+        model_type = config.get("model_type")
+        known = isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
         if remote and not known and not trust_remote_code:
             raise CheckpointError(
                 path,
-                f"the model {config.get('model_type')!r} is not part of transformers {transformers.__version__}; the "
+                f"the model {model_type!r} is not part of transformers {transformers.__version__}; the "
                 f"folder brings Python code of its own ({', '.join(sorted(map(str, remote.values())))})",
                 "read that code, and if you trust it load the folder with trust_remote_code=True",
             )
