@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from sepo_env.errors import CheckpointError, InvalidArgumentError, MissingExtraError
+from sepo_env.paths import as_path, is_folder
 
 PREFIX = "hub:"
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -24,16 +25,17 @@ def local_path(path: str | os.PathLike[str], *, programs: bool = False) -> Path:
         programs: whether Python files are downloaded, too; nothing is run here.
 
     Raises:
-        InvalidArgumentError: a hub id that names nothing.
+        InvalidArgumentError: a hub id that names nothing, or something else than a path.
         MissingExtraError: a hub id without ``huggingface_hub``.
         CheckpointError: the model cannot be had.
 
     >>> local_path("models/mdlm").name
     'mdlm'
     """
-    given = os.fspath(path)
+    local = as_path(path)
+    given = str(local)
     if not given.startswith(PREFIX):
-        return Path(given)
+        return local
     name, _, revision = given.removeprefix(PREFIX).partition("@")
     if not name.strip("/"):
         raise InvalidArgumentError(f"{given!r} names no model; write 'hub:owner/name', or 'hub:owner/name@revision'.")
@@ -62,7 +64,7 @@ def _download(given: str, name: str, revision: str | None, patterns: list[str]) 
 
 def lone_file(path: Path) -> Path:
     """The file of weights in a folder that has one alone and no config.json to go with it; any other path as it is."""
-    if not path.is_dir() or (path / "config.json").exists():
+    if not is_folder(path) or (path / "config.json").exists():
         return path
     found = [entry for pattern in ("*.safetensors", "*.ckpt") for entry in path.glob(pattern)]
     return found[0] if len(found) == 1 else path

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sepo_env.errors import CheckpointError, InvalidTokensError, MissingExtraError
 from sepo_env.hub import local_path
+from sepo_env.paths import as_path
 
 EXTRA = "hf"
 
@@ -66,9 +67,10 @@ def quiet() -> Iterator[ModuleType]:
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """A folder's config.json; None where there is none, or another kind of file."""
+    file = as_path(path) / "config.json"
     try:
-        found = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -79,7 +81,8 @@ def is_masked_lm_type(config: Mapping[str, Any]) -> bool:
         kinds = importlib.import_module("transformers.models.auto.modeling_auto").MODEL_FOR_MASKED_LM_MAPPING_NAMES
     except ModuleNotFoundError:
         return False
-    return config.get("model_type") in kinds
+    model_type = config.get("model_type")
+    return isinstance(model_type, str) and model_type in kinds
 
 
 def load_folder(
@@ -121,9 +124,10 @@ def load_folder(
         programs = ", ".join(sorted(map(str, remote.values())))
         trust = f"read the Python code that it brings ({programs}), and if you trust it give trust_remote_code=True"
     with quiet() as transformers:
-        known = config.get("model_type") in transformers.CONFIG_MAPPING
+        model_type = config.get("model_type")
+        known = isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
         if trust and not known:
-            unknown = f"the model {config.get('model_type')!r} is not part of transformers {transformers.__version__}"
+            unknown = f"the model {model_type!r} is not part of transformers {transformers.__version__}"
             raise CheckpointError(path, unknown, trust)
         if not known and auto_class not in remote and trust_remote_code:
             # LLaDA's kind: a masked language model that its authors published under another auto class.

@@ -177,7 +177,8 @@ def is_masked_lm_folder(path: str | os.PathLike[str]) -> bool:
     if config is None or config.get("model_type") == "mdlm":
         return False
     remote = config.get("auto_map")
-    names = [*(config.get("architectures") or []), *(remote if isinstance(remote, dict) else ())]
+    architectures = config.get("architectures")
+    names = [*(architectures if isinstance(architectures, list) else ()), *(remote if isinstance(remote, dict) else ())]
     # LLaDA's kind has another class name, but says what it masks with and brings its own code.
     masks = isinstance(remote, dict) and isinstance(config.get("mask_token_id"), int)
     return masks or any(str(name).endswith("ForMaskedLM") for name in names) or is_masked_lm_type(config)

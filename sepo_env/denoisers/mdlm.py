@@ -55,7 +55,7 @@ class MDLMDenoiser(Denoiser, ReadsNoise):
         tokens ``(B, L)`` int64 in ``[0, V]``, time ``(B,)`` -> ``(B, L, V)`` float32.
 
     Raises:
-        InvalidShapeError: the tokens are not ``(B, L)``.
+        InvalidShapeError: the tokens are not ``(B, L)``, or L is 0.
 
     Example:
         >>> import torch

@@ -75,7 +75,7 @@ class SEDDDenoiser(Denoiser, ReadsNoise):
         tokens ``(B, L)`` int64 in ``[0, W)``, time ``(B,)`` -> ``(B, L, V)`` float32.
 
     Raises:
-        InvalidShapeError: the tokens are not ``(B, L)``.
+        InvalidShapeError: the tokens are not ``(B, L)``, or L is 0.
 
     Example:
         >>> model = SEDDDenoiser(SEDDConfig(6, "uniform", width=8, depth=1, heads=2, cond_width=4))

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from sepo_env.errors import ArtefactsError, CheckpointError, MissingExtraError
 from sepo_env.foreign import read_foreign
+from sepo_env.inert import outline, shown
 from sepo_env.rewards.oracles import OracleEnsemble, Role
+from sepo_env.tensorfile import check_finite, check_tensors
 
 _CHUNK = 64
 """Sequences that an Enformer trunk reads at a time; it holds about 1,500 channels a position."""
@@ -96,7 +98,8 @@ def load_grelu(
     if not isinstance(settings, Mapping) or not isinstance(tensors, Mapping) or "model_params" not in settings:
         raise CheckpointError(
             path,
-            f"expected a gReLU checkpoint (state_dict, hyper_parameters with model_params), found {sorted(checkpoint)}",
+            "expected a gReLU checkpoint (state_dict, hyper_parameters with model_params), found "
+            f"{outline(checkpoint)}",
             "give a checkpoint that grelu.lightning.LightningModel wrote",
         )
     model_params, train_params = settings["model_params"], settings.get("train_params")
@@ -104,7 +107,9 @@ def load_grelu(
         raise CheckpointError(path, "its model_params or train_params are no dictionaries", "give the published file")
     if model_params.get("n_tasks") != num_outputs:
         raise CheckpointError(
-            path, f"expected {num_outputs} outputs, found {model_params.get('n_tasks')}", "give the published file"
+            path,
+            f"expected {num_outputs} outputs, found {shown(model_params.get('n_tasks'))}",
+            "give the published file",
         )
     model = _build(path, model_params)
     _fill(path, model, tensors)
@@ -138,10 +143,14 @@ def _broken(error: ImportError) -> ArtefactsError:
 def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.Module:
     options = {name: value for name, value in model_params.items() if name != "model_type"}
     model_type = model_params.get("model_type")
+    if not isinstance(model_type, str):
+        raise CheckpointError(
+            path, f"expected the name of a model_type, found {shown(model_type)}", "give another file"
+        )
     if model_type in _WITHOUT_DOWNLOAD:
         model_type, fixed = _WITHOUT_DOWNLOAD[model_type]
         options = {**fixed, **options}
-    elif "Pretrained" in str(model_type):
+    elif "Pretrained" in model_type:
         raise CheckpointError(
             path,
             f"a {model_type} would download its trunk",
@@ -149,12 +158,12 @@ def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.
         )
     if options.get("final_pool_func", "avg") is None:
         raise CheckpointError(path, "it predicts a profile, not one number", "give a model with a final_pool_func")
-    kind = getattr(_models(), str(model_type), None)
+    kind = getattr(_models(), model_type, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise CheckpointError(path, f"gReLU has no model {model_type!r}", "install the version of grelu that wrote it")
     try:
         model: nn.Module = kind(**options)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # parameters of the wrong types or sizes may fail in any way
         raise CheckpointError(
             path,
             f"its model_params do not build a {model_type} ({error})",
@@ -164,13 +173,13 @@ def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.
 
 
 def _fill(path: str | os.PathLike[str], model: nn.Module, tensors: Mapping[str, Any]) -> None:
-    found = {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name.startswith(_PREFIX)}
-    try:
-        model.load_state_dict(found)
-    except RuntimeError as error:
-        raise CheckpointError(
-            path, f"its tensors do not fit its model_params ({error})", "install the version of grelu that wrote it"
-        ) from error
+    named = [(name, value) for name, value in tensors.items() if isinstance(name, str)]
+    found = {name.removeprefix(_PREFIX): value for name, value in named if name.startswith(_PREFIX)}
+    if not all(isinstance(value, Tensor) for value in found.values()):
+        raise CheckpointError(path, f"expected tensors by name, found {outline(tensors)}", "give the published file")
+    check_tensors(path, model.state_dict(), found, "install the version of grelu that wrote it")
+    check_finite(path, {name: value for name, value in found.items() if value.is_floating_point()})
+    model.load_state_dict(found)
 
 
 def _activation(path: str | os.PathLike[str], train_params: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:

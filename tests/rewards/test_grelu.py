@@ -89,6 +89,7 @@ def test_a_grelu_that_does_not_import_is_another_matter(tmp_path, fake_grelu, gr
         ({"model_type": "BorzoiPretrainedModel"}, "would download"),
         ({"model_type": "NoSuchModel"}, "no model 'NoSuchModel'"),
         ({"model_type": "__name__"}, "no model '__name__'"),
+        ({"model_type": ["EnformerModel"]}, "expected the name of a model_type, found"),
         ({"final_pool_func": None}, "profile"),
         ({"colour": "red"}, "do not build"),
         ({"task": "ranking"}, "task 'ranking'"),
@@ -108,6 +109,24 @@ def test_tensors_of_another_model_are_refused(tmp_path, fake_grelu, grelu):
     del checkpoint["state_dict"]["model.head.bias"]
     torch.save(checkpoint, path)
     with pytest.raises(CheckpointError, match=r"head\.bias"):
+        load_grelu(path, **ACTIVITY)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (torch.ones(3, dtype=torch.int64), r"head\.bias expected floats of 16 bits or more, found torch.int64"),
+        (torch.full((3,), torch.nan), r"NaN or infinity: \['head\.bias'\]"),
+        ("text", "expected tensors by name"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(tmp_path, fake_grelu, grelu, value, words):
+    path = tmp_path / "a.ckpt"
+    fake_grelu.write(path, 3)
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["state_dict"]["model.head.bias"] = value
+    torch.save(checkpoint, path)
+    with pytest.raises(CheckpointError, match=words):
         load_grelu(path, **ACTIVITY)
 
 
