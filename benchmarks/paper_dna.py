@@ -11,6 +11,7 @@ folder: ``report.md``, ``comparison.csv``, ``measured.csv`` and the sequences of
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shlex
@@ -34,6 +35,7 @@ from agents.agent import Agent
 from agents.checkpoint import load_checkpoint
 from agents.storage import CONFIG_FILE, FORMAT
 from sepo_env.denoisers import Denoiser, load_denoiser
+from sepo_env.device import find_device
 from sepo_env.diffusion.sampler import sample
 from sepo_env.errors import CheckpointError, InvalidArgumentError, SepoEnvError
 from sepo_env.tasks.dna_enhancer import REAL_SEQUENCES, DNAEnhancerTask
@@ -61,8 +63,8 @@ class Options:
     """Reverse steps of the sampler."""
     num_likelihood_steps: int = 128
     """Steps of the likelihood bound."""
-    device: str = "cpu"
-    """Where to compute: cpu, cuda, cuda:1, ..."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
     output: Path | None = None
     """Folder of the results; runs/paper-dna-<checkpoint> in the present folder if not given."""
 
@@ -265,6 +267,7 @@ def main(options: Options, command: str) -> int:
     """Do the seeds that are not done yet, then write and print the report."""
     if options.num_samples < 2 or options.batch_size < 1 or not options.seeds:
         raise InvalidArgumentError("num_samples must be at least 2, batch_size at least 1, and seeds not empty.")
+    options = dataclasses.replace(options, device=str(find_device(options.device)))
     task = DNAEnhancerTask(artefacts=options.artefacts)
     settings, folder = settings_of(options, task), options.folder
     done = {seed: finished(folder, settings, seed) for seed in options.seeds}

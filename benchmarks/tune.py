@@ -28,6 +28,7 @@ from comparison.suite import Suite, SuiteName, make_suite
 from comparison.tables import PRETRAINED, markdown_table
 
 from agents.registry import AGENTS
+from sepo_env.device import find_device
 from sepo_env.errors import InvalidArgumentError, SepoEnvError
 
 StudyName = Literal["agents", "forms", "rewards"]
@@ -84,10 +85,10 @@ class Options:
     """Network evaluations a run; None is the suite's."""
     seed: int = 1000
     """Seed of the runs; no suite may compare on it."""
-    device: str = "cpu"
-    """Where the networks live."""
-    workers: int = available_cores()
-    """Runs at a time, each in a process of its own."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    workers: int | None = None
+    """Runs at a time, each in a process of its own; as many as there are cores on a cpu, else one."""
     output: Path = Path("runs/tuning")
     """Folder of the runs; each study of each task has a folder of its own in it."""
     tables: Path = Path(__file__).parent / "results" / "tuning"
@@ -141,7 +142,7 @@ def main(options: Options) -> int:
     """Run the study, write the table, print what was selected."""
     if options.seed in make_suite(options.task, "full").seeds:
         raise InvalidArgumentError(f"seed {options.seed} is one that agents are compared on; tune on another one.")
-    study = STUDIES[options.study]
+    device, study = find_device(options.device), STUDIES[options.study]
     suite = make_suite(options.task, options.suite, agents=study.agents, seeds=(options.seed,), reward=study.reward)
     if options.budget is not None:
         suite = dataclasses.replace(suite, budget=options.budget)
@@ -149,7 +150,8 @@ def main(options: Options) -> int:
     runs = tuning_runs(suite, study)
     for run in runs:
         run.claim(output)
-    failures = run_all(runs, output, device=options.device, workers=options.workers)
+    workers = options.workers or (available_cores() if device.type == "cpu" else 1)
+    failures = run_all(runs, output, device=str(device), workers=workers)
     for failure in failures:
         print(f"{failure.run.name} FAILED: {failure.message} (error.txt in its folder)", file=sys.stderr)
     if any(failure.run.agent == PRETRAINED for failure in failures) or len(failures) == len(runs) - 1:
