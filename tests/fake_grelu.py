@@ -36,6 +36,9 @@ class EnformerModel(nn.Module):
     ) -> None:
         super().__init__()
         self.asked = {"n_conv": n_conv, "channels": channels, "n_transformers": n_transformers, "crop_len": crop_len}
+        if channels < 0:
+            raise RuntimeError(f"a tensor of {channels} channels")
+        _ = channels // n_heads
         self.embedding = nn.Sequential(nn.Conv1d(4, 8, 5, padding="same"), nn.BatchNorm1d(8), nn.Dropout(ff_dropout))
         self.head = nn.Conv1d(8, n_tasks, 1)
 

@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from sepo_env.tasks.artefacts import ARTEFACTS
+from sepo_env.tasks.artefact_files import ARTEFACTS
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,8 @@ _ENFORMER = {
     "pos_dropout": 0.01,
     "ff_dropout": 0.4,
 }
+_NOT_THE_FILES = frozenset({"model_type", "device", "dtype"})
+"""Entries of ``model_params`` that are no options here: the caller says where the network lives, and in what dtype."""
 _WITHOUT_DOWNLOAD: dict[str, tuple[str, dict[str, Any]]] = {"EnformerPretrainedModel": ("EnformerModel", _ENFORMER)}
 
 _ACTIVATIONS: dict[tuple[str, str | None], Callable[[Tensor], Tensor]] = {
@@ -66,7 +68,14 @@ class GReLUModel(nn.Module):
 
 
 def load_grelu(
-    path: str | os.PathLike[str], *, column: int, num_outputs: int, role: Role, quantity: str, units: str
+    path: str | os.PathLike[str],
+    *,
+    task: str,
+    column: int,
+    num_outputs: int,
+    role: Role,
+    quantity: str,
+    units: str,
 ) -> OracleEnsemble:
     """Read a gReLU checkpoint as an oracle, on the CPU, in evaluation mode and frozen.
 
@@ -77,6 +86,7 @@ def load_grelu(
 
     Args:
         path: a ``.ckpt`` of ``grelu.lightning.LightningModel``.
+        task: what it must have been trained for: ``"regression"``, ``"binary"`` or ``"multiclass"``.
         column: the output that is predicted.
         num_outputs: T, how many there must be.
         role: ``"training"`` or ``"held_out"``.
@@ -88,7 +98,7 @@ def load_grelu(
 
     Raises:
         MissingExtraError: gReLU is not installed.
-        CheckpointError: not such a checkpoint, or another architecture than its tensors'.
+        CheckpointError: not such a checkpoint, one for another task, or another architecture than its tensors'.
     """
     checkpoint = read_foreign(path)
     settings = checkpoint.get("hyper_parameters")
@@ -106,9 +116,10 @@ def load_grelu(
         raise CheckpointError(
             path, f"expected {num_outputs} outputs, found {model_params.get('n_tasks')}", "give the published file"
         )
+    activation = _activation(path, train_params, task, quantity)
     model = _build(path, model_params)
     _fill(path, model, tensors)
-    member = GReLUModel(model, _activation(path, train_params), column)
+    member = GReLUModel(model, activation, column)
     oracle = OracleEnsemble(
         [member], None, role=role, quantity=quantity, units=units, both_strands=False
     )  # one strand, as the published figures
@@ -136,7 +147,7 @@ def _broken(error: ImportError) -> ArtefactsError:
 
 
 def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.Module:
-    options = {name: value for name, value in model_params.items() if name != "model_type"}
+    options = {name: value for name, value in model_params.items() if name not in _NOT_THE_FILES}
     model_type = model_params.get("model_type")
     if model_type in _WITHOUT_DOWNLOAD:
         model_type, fixed = _WITHOUT_DOWNLOAD[model_type]
@@ -154,10 +165,10 @@ def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.
         raise CheckpointError(path, f"gReLU has no model {model_type!r}", "install the version of grelu that wrote it")
     try:
         model: nn.Module = kind(**options)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # forged or foreign numbers may fail in any way
         raise CheckpointError(
             path,
-            f"its model_params do not build a {model_type} ({error})",
+            f"its model_params do not build a {model_type} ({type(error).__name__}: {error})",
             "install the version of grelu that wrote it",
         ) from error
     return model
@@ -173,8 +184,14 @@ def _fill(path: str | os.PathLike[str], model: nn.Module, tensors: Mapping[str, 
         ) from error
 
 
-def _activation(path: str | os.PathLike[str], train_params: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
+def _activation(
+    path: str | os.PathLike[str], train_params: Mapping[str, Any], wanted: str, quantity: str
+) -> Callable[[Tensor], Tensor]:
     task, loss = (str(train_params.get(name, "")).lower() for name in ("task", "loss"))
+    if task != wanted:
+        raise CheckpointError(
+            path, f"expected a {wanted} model ({quantity}), found a {task or 'nameless'} one", "give the published file"
+        )
     found = _ACTIVATIONS.get((task, loss)) or _ACTIVATIONS.get((task, None))
     if found is None:
         known = ", ".join(f"{name} ({of or 'any'})" for name, of in _ACTIVATIONS)

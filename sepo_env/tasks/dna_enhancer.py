@@ -22,6 +22,7 @@ from sepo_env.tasks.alphabet import AlphabetTask
 from sepo_env.tasks.artefacts import Artefacts
 from sepo_env.tasks.prompts import Motifs, prompt_template
 
+_LENGTH = 200
 _KMER = 3
 _CHUNK = 64
 """Sequences that the denoiser reads at a time when likelihoods are estimated."""
@@ -59,7 +60,8 @@ class DNAEnhancerTask(AlphabetTask):
         schedule: name of a noise schedule, or one.
         num_steps: K.
         denoiser: another pretrained denoiser than the shipped one.
-        artefacts: folder of the published artefacts to run on; None runs on the shipped assets.
+        artefacts: folder of the published artefacts to run on; None runs on the shipped assets. As a string, which
+            ``gym.make`` keeps in the environment's spec, it leaves the spec writable as JSON; a Path does not.
         prompt: given bases, 200 letters with "?" where free; or several such prompts, one of which is drawn for each
             episode.
         flanks: what every sequence begins and ends with, such as the arms of a construct; instead of ``prompt``.
@@ -68,6 +70,7 @@ class DNAEnhancerTask(AlphabetTask):
 
     Raises:
         ArtefactsError: the folder lacks files; the message lists them.
+        HeldOutRewardError: one of its files is both the training and the held-out oracle.
         InvalidPromptError: a prompt, flank or motif that does not fit, or sites that overlap.
         InvalidArgumentError: ``prompt`` together with ``flanks`` or ``motifs``.
 
@@ -90,12 +93,12 @@ class DNAEnhancerTask(AlphabetTask):
         flanks: Sequence[str] | None = None,
         motifs: Motifs | None = None,
     ) -> None:
-        self.artefacts = None if artefacts is None else Artefacts(artefacts)
+        self.artefacts = None if artefacts is None else Artefacts(artefacts, _LENGTH)
         self._likelihood_bands: dict[int, tuple[float, float]] = {}
         super().__init__(
             name="dna_enhancer",
             alphabet="ACGT",
-            length=200,
+            length=_LENGTH,
             process=DiffusionProcess(Absorbing(4), make_schedule(schedule)),
             num_steps=num_steps,
             denoiser=denoiser,
@@ -125,6 +128,11 @@ class DNAEnhancerTask(AlphabetTask):
             "accessibility": partial(_oracle_reward, "dna_accessibility.safetensors", "accessibility"),
             "gc": gc_content,
         }
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Those of the published artefacts; none on the shipped assets."""
+        return {} if self.artefacts is None else self.artefacts.fingerprints
 
     @property
     def reference(self) -> dict[str, np.ndarray[Any, Any]]:

@@ -11,7 +11,8 @@ from sepo_env.errors import ArtefactsError, CheckpointError, HeldOutRewardError,
 from sepo_env.rewards import FOR_TRAINING, OracleReward, as_reward
 from sepo_env.rewards.grelu import load_grelu
 
-ACTIVITY = {"column": 0, "num_outputs": 3, "role": "training", "quantity": "activity", "units": "log2(RNA/DNA)"}
+ACTIVITY = {"task": "regression", "column": 0, "num_outputs": 3, "role": "training"}
+ACTIVITY |= {"quantity": "activity", "units": "log2(RNA/DNA)"}
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def one_hot(tokens):
 def test_predictions_are_the_networks(tmp_path, fake_grelu, grelu, column, task, loss, activation):
     model = fake_grelu.write(tmp_path / "a.ckpt", 3, task=task, loss=loss)
     tokens = torch.randint(4, (70, 20))  # more than a chunk
-    oracle = load_grelu(tmp_path / "a.ckpt", **ACTIVITY | {"column": column})
+    oracle = load_grelu(tmp_path / "a.ckpt", **ACTIVITY | {"column": column, "task": task})
     with torch.no_grad():
         expected = activation(model(one_hot(tokens)))[:, column, 0]
     torch.testing.assert_close(oracle(tokens), expected[None])
@@ -91,7 +92,11 @@ def test_a_grelu_that_does_not_import_is_another_matter(tmp_path, fake_grelu, gr
         ({"model_type": "__name__"}, "no model '__name__'"),
         ({"final_pool_func": None}, "profile"),
         ({"colour": "red"}, "do not build"),
-        ({"task": "ranking"}, "task 'ranking'"),
+        ({"n_heads": 0}, "do not build a EnformerModel .ZeroDivisionError"),
+        ({"channels": -8}, "do not build a EnformerModel .RuntimeError"),
+        ({"task": "ranking"}, "expected a regression model .activity., found a ranking one"),
+        ({"task": "binary", "loss": "bce"}, "expected a regression model .activity., found a binary one"),
+        ({"loss": "huber"}, "task 'regression' with loss 'huber'"),
     ],
 )
 def test_other_models_are_refused(tmp_path, fake_grelu, grelu, settings, words):
@@ -99,6 +104,20 @@ def test_other_models_are_refused(tmp_path, fake_grelu, grelu, settings, words):
     fake_grelu.write(path, **{"n_tasks": 3, **settings})
     with pytest.raises(CheckpointError, match=words):
         load_grelu(path, **ACTIVITY)
+
+
+def test_a_regression_is_no_probability(tmp_path, fake_grelu, grelu):
+    fake_grelu.write(tmp_path / "a.ckpt", 7)
+    settings = ACTIVITY | {"task": "binary", "num_outputs": 7, "quantity": "accessibility", "units": "probability"}
+    with pytest.raises(CheckpointError, match="expected a binary model .accessibility., found a regression one"):
+        load_grelu(tmp_path / "a.ckpt", **settings)
+
+
+def test_the_file_does_not_say_where_the_network_lives(tmp_path, fake_grelu, grelu):
+    # The stand-in, as some versions of gReLU, takes neither.
+    fake_grelu.write(tmp_path / "a.ckpt", 3, device="cuda:7", dtype=torch.float16)
+    (parameter, *_) = load_grelu(tmp_path / "a.ckpt", **ACTIVITY).parameters()
+    assert (parameter.device, parameter.dtype) == (torch.device("cpu"), torch.float32)
 
 
 def test_tensors_of_another_model_are_refused(tmp_path, fake_grelu, grelu):
