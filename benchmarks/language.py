@@ -15,7 +15,6 @@ that the first response is the better one.
 from __future__ import annotations
 
 import importlib.util
-import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -247,17 +246,8 @@ def write_results(table: pd.DataFrame, texts: pd.DataFrame, folder: Path, comman
 
 
 def make_task(options: Options) -> Task:
-    """The task with its options.
-
-    Raises:
-        InvalidArgumentError: options that are no JSON object.
-    """
-    try:
-        given = json.loads(options.task_options)
-    except ValueError as error:
-        raise InvalidArgumentError(f"task_options are no JSON ({error}); give an object.") from error
-    if not isinstance(given, dict):
-        raise InvalidArgumentError(f"task_options are {options.task_options}; give a JSON object.")
+    """The task with its options."""
+    given = tasks.options_from_json(options.task_options)
     return tasks.make(ENVIRONMENTS.get(options.task, options.task), **given)
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 import tyro
 from comparison.runs import Run, plan, write_atomically
 from comparison.scheduler import available_cores, run_all
-from comparison.suite import Suite, SuiteName, make_suite
+from comparison.suite import Suite, SuiteName, make_suite, task_options
 from comparison.tables import PRETRAINED, markdown_table
 
 from agents.registry import AGENTS
@@ -85,6 +85,11 @@ class Options:
     """Network evaluations a run; None is the suite's."""
     seed: int = 1000
     """Seed of the runs; no suite may compare on it."""
+    task_options: str = "{}"
+    """Options of the task as a JSON object."""
+    artefacts: Path | None = None
+    """Folder of published artefacts to run on, for DNAEnhancer-v0: the same as --task-options '{"artefacts": DIR}'.
+    Settings were tuned on the shipped assets. Each process loads the oracles (3 GB): --workers 1 may be best."""
     device: str = "auto"
     """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
     workers: int | None = None
@@ -144,9 +149,10 @@ def main(options: Options) -> int:
         raise InvalidArgumentError(f"seed {options.seed} is one that agents are compared on; tune on another one.")
     device, study = find_device(options.device), STUDIES[options.study]
     suite = make_suite(options.task, options.suite, agents=study.agents, seeds=(options.seed,), reward=study.reward)
+    suite = dataclasses.replace(suite, task_options=task_options(options.task_options, options.artefacts))
     if options.budget is not None:
         suite = dataclasses.replace(suite, budget=options.budget)
-    output = options.output / options.task / options.study
+    output = options.output / suite.world / options.study
     runs = tuning_runs(suite, study)
     for run in runs:
         run.claim(output)
@@ -158,7 +164,7 @@ def main(options: Options) -> int:
         return 1
     settings = (*study.fixed, *suite.grid)
     table = results_table(runs, settings, output)
-    path = options.tables / options.task / f"{options.study}.csv"
+    path = options.tables / suite.world / f"{options.study}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
     columns = [name for name in (CRITERION, *NATURALNESS) if name in table]

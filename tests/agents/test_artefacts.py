@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,19 +20,10 @@ SMALL |= {"device": "cpu", "tensorboard": "off"}
 
 
 @pytest.fixture
-def folder(tmp_path, fake_grelu, monkeypatch, project_root):
-    folder = tmp_path / "data"
-    for seed, (key, artefact) in enumerate(ARTEFACTS.items()):
-        if "oracle" in key:
-            width = {"task": "binary", "loss": "bce", "n_tasks": 7} if key.startswith("acc") else {"n_tasks": 3}
-            fake_grelu.write(folder / artefact.path, seed=seed, **width)
+def folder(tmp_path, fake_grelu, monkeypatch):
     fake_grelu.install(monkeypatch)
-    shutil.copy(project_root / "tests/fixtures/dna_cnn/pretrained.ckpt", folder / ARTEFACTS["denoiser"].path)
-    table = folder / ARTEFACTS["data"].path
-    table.parent.mkdir()
-    letters = np.random.default_rng(0).choice(list("ACGT"), size=(5, 200))
-    table.write_text("\n".join(["seq,hepg2,k562,sknsh", *(f"{''.join(row)},{i},0,0" for i, row in enumerate(letters))]))
-    return folder
+    fake_grelu.write_folder(tmp_path / "data")
+    return tmp_path / "data"
 
 
 @pytest.fixture

@@ -325,7 +325,7 @@ def test_rewards_of_every_kind_reach_the_end_of_an_episode():
         ({"num_steps": 0}, InvalidArgumentError, "num_steps"),
         ({"render_mode": "video"}, UnknownNameError, "render_mode"),
         ({"length": 30}, InvalidArgumentError, "2 to 6"),
-        ({"colour": "red"}, TypeError, "colour"),
+        ({"colour": "red"}, UnknownNameError, "option of the task 'toy': 'colour'.* Known: denoiser, "),
         ({"on_error": "floor"}, InvalidArgumentError, "floor"),
     ],
 )
