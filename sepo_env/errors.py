@@ -99,12 +99,13 @@ class MissingExtraError(_ComposedError, ImportError):
     """An optional dependency that is not installed.
 
     >>> str(MissingExtraError("tensorboard", "logs"))
-    "tensorboard is not installed; it comes with the extra 'logs': pip install 'sepo-env[logs]'."
+    "tensorboard is not installed; it comes with the extra 'logs': pip install -e '.[logs]' in sepo-env's folder."
     """
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            f"{package} is not installed; it comes with the extra {extra!r}: pip install 'sepo-env[{extra}]'."
+            f"{package} is not installed; it comes with the extra {extra!r}: pip install -e '.[{extra}]' in sepo-env's "
+            "folder."
         )
 
 

@@ -142,7 +142,7 @@ def _models() -> Any:
 def _broken(error: ImportError) -> ArtefactsError:
     return ArtefactsError(
         f"grelu is installed, but cannot be imported ({error}); it needs the transformers that its enformer-pytorch "
-        "pins (4.x), which excludes the extra 'hf' (5.x): install 'sepo-env[grelu]' in an environment of its own."
+        "pins (4.x), which excludes the extra 'hf' (5.x): pip install -e '.[grelu]' in an environment of its own."
     )
 
 

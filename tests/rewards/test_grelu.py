@@ -71,7 +71,7 @@ def test_a_held_out_oracle_cannot_train_however_it_is_given(tmp_path, fake_grelu
 def test_without_grelu_the_extra_is_named(tmp_path, fake_grelu, monkeypatch):
     fake_grelu.write(tmp_path / "a.ckpt", 3)
     fake_grelu.remove(monkeypatch)
-    with pytest.raises(MissingExtraError, match=r"sepo-env\[grelu\]"):
+    with pytest.raises(MissingExtraError, match=r"'\.\[grelu\]'"):
         load_grelu(tmp_path / "a.ckpt", **ACTIVITY)
 
 
