@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sepo_env.errors import ArtefactsError, CheckpointError, MissingExtraError
 from sepo_env.foreign import read_foreign
 from sepo_env.rewards.oracles import OracleEnsemble, Role
+from sepo_env.tensorfile import check_tensors
 
 _CHUNK = 64
 """Sequences that an Enformer trunk reads at a time; it holds about 1,500 channels a position."""
@@ -175,13 +176,13 @@ def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.
 
 
 def _fill(path: str | os.PathLike[str], model: nn.Module, tensors: Mapping[str, Any]) -> None:
-    found = {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name.startswith(_PREFIX)}
-    try:
-        model.load_state_dict(found)
-    except RuntimeError as error:
-        raise CheckpointError(
-            path, f"its tensors do not fit its model_params ({error})", "install the version of grelu that wrote it"
-        ) from error
+    found = {
+        name.removeprefix(_PREFIX): value
+        for name, value in tensors.items()
+        if str(name).startswith(_PREFIX) and isinstance(value, Tensor)
+    }
+    check_tensors(path, model.state_dict(), found, "install the version of grelu that wrote it, or give another file")
+    model.load_state_dict(found)
 
 
 def _activation(

@@ -128,6 +128,13 @@ def test_tensors_of_another_model_are_refused(tmp_path, fake_grelu, grelu):
     torch.save(checkpoint, path)
     with pytest.raises(CheckpointError, match=r"head\.bias"):
         load_grelu(path, **ACTIVITY)
+    # An Enformer has hundreds of tensors; a message with all of them hides what it says.
+    checkpoint["state_dict"] = {f"model.part.{number}": torch.zeros(1) for number in range(300)}
+    checkpoint["state_dict"]["model.head.bias"] = "no tensor"
+    torch.save(checkpoint, path)
+    with pytest.raises(CheckpointError, match="and 29. more") as caught:
+        load_grelu(path, **ACTIVITY)
+    assert len(str(caught.value)) < 1000
 
 
 def test_files_that_grelu_did_not_write_are_refused(tmp_path, grelu):
