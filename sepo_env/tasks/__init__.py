@@ -10,7 +10,7 @@ import json
 from importlib import import_module
 from typing import Any
 
-from sepo_env.errors import InvalidArgumentError, UnknownNameError
+from sepo_env.errors import InvalidArgumentError, UnknownNameError, UnknownOptionError
 from sepo_env.tasks.alphabet import AlphabetTask
 from sepo_env.tasks.base import MASK_LETTER, Task
 
@@ -29,7 +29,8 @@ def make(name: str, **options: Any) -> Task:
     """The task of that name, with its own options.
 
     Raises:
-        UnknownNameError: no task has that name, or the task has no such option.
+        UnknownNameError: no task has that name.
+        UnknownOptionError: the task does not take that option.
     """
     if name not in TASKS:
         raise UnknownNameError("task", name, TASKS)
@@ -38,7 +39,7 @@ def make(name: str, **options: Any) -> Task:
     known = inspect.signature(kind).parameters
     for option in options:
         if option not in known:
-            raise UnknownNameError(f"option of the task {name!r}:", option, known)
+            raise UnknownOptionError.of(f"the task {name!r}", option, known)
     return kind(**options)
 
 

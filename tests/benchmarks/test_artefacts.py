@@ -16,7 +16,7 @@ from comparison.suite import Evaluation, make_suite, task_options
 from comparison.worker import execute
 
 from sepo_env import tasks
-from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
+from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownOptionError
 from sepo_env.tasks.artefact_files import ARTEFACTS
 
 
@@ -75,5 +75,5 @@ def test_options_of_the_task_on_the_command_line() -> None:
     options = compare.Options(task="ToyCTMC-v0", task_options='{"length": 3}', agents=("pretrained",), seeds=(0,))
     (run,) = plan(options.make_suite())
     assert run.config()["task_options"] == {"length": 3}
-    with pytest.raises(UnknownNameError, match="option of the task 'toy': 'artefacts'"):
+    with pytest.raises(UnknownOptionError, match="the task 'toy' got .*'artefacts'"):
         plan(compare.Options(task="ToyCTMC-v0", artefacts=Path("b")).make_suite())

@@ -10,7 +10,7 @@ from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion.enumeration import all_states
 from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.diffusion.sampler import first_hitting, sample
-from sepo_env.errors import InvalidArgumentError, UnknownNameError
+from sepo_env.errors import InvalidArgumentError, UnknownOptionError
 
 
 def double(task):
@@ -123,5 +123,6 @@ def test_worlds_that_cannot_be_enumerated_are_refused(options):
 
 
 def test_options_that_it_does_not_take_are_named():
-    with pytest.raises(UnknownNameError, match="unknown option of the task 'toy': 'artefacts'. Known: .*length"):
+    words = "the task 'toy' got an unexpected keyword argument 'artefacts'. It takes: .*length"
+    with pytest.raises(UnknownOptionError, match=words):
         tasks.make("toy", artefacts="DRAKES_data")
