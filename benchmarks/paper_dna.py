@@ -236,6 +236,8 @@ def main(options: Options, command: str) -> int:
     options = check(options)
     task = DNAEnhancerTask(artefacts=options.artefacts)
     settings, folder = settings_of(options, task), options.folder
+    for record in sorted(folder.glob("seed-*.json")):  # of other seeds, too: one report is of one setting
+        finished(folder, settings, int(record.stem.removeprefix("seed-")))
     done = {seed: finished(folder, settings, seed) for seed in options.seeds}
     missing = [seed for seed, figures in done.items() if figures is None]
     if missing:

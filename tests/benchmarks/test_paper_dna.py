@@ -123,6 +123,8 @@ def test_results_of_other_settings_are_not_mixed_in(options: paper_dna.Options) 
         paper_dna.main(changed(one, num_steps=4), "")
     with pytest.raises(CheckpointError, match="another checkpoint"):
         paper_dna.main(changed(one, checkpoint=None), "")
+    with pytest.raises(CheckpointError, match="another num_steps"):  # which would write over the report of seed 0
+        paper_dna.main(changed(one, num_steps=4, seeds=(1,)), "")
 
 
 def test_a_saved_agent_is_judged_with_its_own_sampler(options: paper_dna.Options, tmp_path: Path) -> None:
