@@ -14,6 +14,7 @@ MAX_LINES = 350
 # Who may import whom, the longest prefix of a module's name decides. A layer may always import itself.
 ALLOWED = {
     "sepo_env.errors": set(),
+    "sepo_env.device": {"sepo_env.errors"},
     "sepo_env.diffusion": {"sepo_env.errors"},
     "sepo_env.foreign": {"sepo_env.errors", "sepo_env.inert", "sepo_env.paths"},
     "sepo_env.hub": {"sepo_env.errors", "sepo_env.paths"},
@@ -51,6 +52,7 @@ ALLOWED = {
     "sepo_env.tasks": {
         "sepo_env.assets",
         "sepo_env.denoisers",
+        "sepo_env.device",
         "sepo_env.diffusion",
         "sepo_env.errors",
         "sepo_env.hugging_face",
@@ -58,6 +60,7 @@ ALLOWED = {
     },
     "sepo_env.envs": {
         "sepo_env.denoisers",
+        "sepo_env.device",
         "sepo_env.diffusion",
         "sepo_env.errors",
         "sepo_env.registration",

@@ -52,7 +52,7 @@ def execute(run: Run, output: Path, device: str, report: Report) -> None:
         report: called with the progress after every step; what it raises stops the run, which can be resumed.
     """
     folder = run.claim(output)
-    task = make_task(run.task, run.prompt)
+    task = make_task(run.task, run.prompt, run.task_options)
     report(Progress(run.name, 0.0, "starting"))
     if run.agent == PRETRAINED:
         curve, cost = pd.DataFrame(columns=["iteration"]), dict.fromkeys(COST_COLUMNS, 0)
@@ -67,9 +67,9 @@ def execute(run: Run, output: Path, device: str, report: Report) -> None:
     run.finish(output, curve, samples, {**cost, **figures})
 
 
-def make_task(env_id: str, prompt: str | None = None) -> Task:
-    """The task behind a Gymnasium id, with what every sequence keeps, if anything."""
-    task = tasks.make(ENVIRONMENTS[env_id])
+def make_task(env_id: str, prompt: str | None = None, options: Mapping[str, Any] | None = None) -> Task:
+    """The task behind a Gymnasium id with its options, and with what every sequence keeps, if anything."""
+    task = tasks.make(ENVIRONMENTS[env_id], **(options or {}))
     if prompt is not None:
         task.start_from(prompt)
     return task

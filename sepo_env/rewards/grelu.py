@@ -33,6 +33,8 @@ _ENFORMER = {
     "pos_dropout": 0.01,
     "ff_dropout": 0.4,
 }
+_NOT_THE_FILES = frozenset({"model_type", "device", "dtype"})
+"""Entries of ``model_params`` that are no options here: the caller says where the network lives, and in what dtype."""
 _WITHOUT_DOWNLOAD: dict[str, tuple[str, dict[str, Any]]] = {"EnformerPretrainedModel": ("EnformerModel", _ENFORMER)}
 
 _ACTIVATIONS: dict[tuple[str, str | None], Callable[[Tensor], Tensor]] = {
@@ -68,7 +70,14 @@ class GReLUModel(nn.Module):
 
 
 def load_grelu(
-    path: str | os.PathLike[str], *, column: int, num_outputs: int, role: Role, quantity: str, units: str
+    path: str | os.PathLike[str],
+    *,
+    task: str,
+    column: int,
+    num_outputs: int,
+    role: Role,
+    quantity: str,
+    units: str,
 ) -> OracleEnsemble:
     """Read a gReLU checkpoint as an oracle, on the CPU, in evaluation mode and frozen.
 
@@ -79,6 +88,7 @@ def load_grelu(
 
     Args:
         path: a ``.ckpt`` of ``grelu.lightning.LightningModel``.
+        task: what it must have been trained for: ``"regression"``, ``"binary"`` or ``"multiclass"``.
         column: the output that is predicted.
         num_outputs: T, how many there must be.
         role: ``"training"`` or ``"held_out"``.
@@ -90,7 +100,7 @@ def load_grelu(
 
     Raises:
         MissingExtraError: gReLU is not installed.
-        CheckpointError: not such a checkpoint, or another architecture than its tensors'.
+        CheckpointError: not such a checkpoint, one for another task, or another architecture than its tensors'.
     """
     checkpoint = read_foreign(path)
     settings = checkpoint.get("hyper_parameters")
@@ -111,9 +121,10 @@ def load_grelu(
             f"expected {num_outputs} outputs, found {shown(model_params.get('n_tasks'))}",
             "give the published file",
         )
+    activation = _activation(path, train_params, task, quantity)
     model = _build(path, model_params)
     _fill(path, model, tensors)
-    member = GReLUModel(model, _activation(path, train_params), column)
+    member = GReLUModel(model, activation, column)
     oracle = OracleEnsemble(
         [member], None, role=role, quantity=quantity, units=units, both_strands=False
     )  # one strand, as the published figures
@@ -136,12 +147,12 @@ def _models() -> Any:
 def _broken(error: ImportError) -> ArtefactsError:
     return ArtefactsError(
         f"grelu is installed, but cannot be imported ({error}); it needs the transformers that its enformer-pytorch "
-        "pins (4.x), which excludes the extra 'hf' (5.x): install 'sepo-env[grelu]' in an environment of its own."
+        "pins (4.x), which excludes the extra 'hf' (5.x): pip install -e '.[grelu]' in an environment of its own."
     )
 
 
 def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.Module:
-    options = {name: value for name, value in model_params.items() if name != "model_type"}
+    options = {name: value for name, value in model_params.items() if name not in _NOT_THE_FILES}
     model_type = model_params.get("model_type")
     if not isinstance(model_type, str):
         raise CheckpointError(
@@ -163,10 +174,10 @@ def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.
         raise CheckpointError(path, f"gReLU has no model {model_type!r}", "install the version of grelu that wrote it")
     try:
         model: nn.Module = kind(**options)
-    except Exception as error:  # parameters of the wrong types or sizes may fail in any way
+    except Exception as error:  # forged or foreign parameters may fail in any way
         raise CheckpointError(
             path,
-            f"its model_params do not build a {model_type} ({error})",
+            f"its model_params do not build a {model_type} ({type(error).__name__}: {error})",
             "install the version of grelu that wrote it",
         ) from error
     return model
@@ -177,13 +188,19 @@ def _fill(path: str | os.PathLike[str], model: nn.Module, tensors: Mapping[str, 
     found = {name.removeprefix(_PREFIX): value for name, value in named if name.startswith(_PREFIX)}
     if not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(path, f"expected tensors by name, found {outline(tensors)}", "give the published file")
-    check_tensors(path, model.state_dict(), found, "install the version of grelu that wrote it")
+    check_tensors(path, model.state_dict(), found, "install the version of grelu that wrote it, or give another file")
     check_finite(path, {name: value for name, value in found.items() if value.is_floating_point()})
     model.load_state_dict(found)
 
 
-def _activation(path: str | os.PathLike[str], train_params: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
+def _activation(
+    path: str | os.PathLike[str], train_params: Mapping[str, Any], wanted: str, quantity: str
+) -> Callable[[Tensor], Tensor]:
     task, loss = (str(train_params.get(name, "")).lower() for name in ("task", "loss"))
+    if task != wanted:
+        raise CheckpointError(
+            path, f"expected a {wanted} model ({quantity}), found a {task or 'nameless'} one", "give the published file"
+        )
     found = _ACTIVATIONS.get((task, loss)) or _ACTIVATIONS.get((task, None))
     if found is None:
         known = ", ".join(f"{name} ({of or 'any'})" for name, of in _ACTIVATIONS)

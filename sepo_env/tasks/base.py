@@ -108,6 +108,11 @@ class Task(ABC):
     def rewards(self) -> Mapping[str, Callable[[], Reward]]:
         """The rewards of this task by name; each entry builds one."""
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Short hashes, by role, of the user's files that the task runs on in place of its own."""
+        return {}
+
     @abstractmethod
     def metrics(self, tokens: Tensor, *args: Any, **options: Any) -> dict[str, float]:
         """All metrics that the task's assets allow.

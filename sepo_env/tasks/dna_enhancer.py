@@ -23,6 +23,7 @@ from sepo_env.tasks.motif_metrics import motif_correlation
 from sepo_env.tasks.motifs import shipped_motifs
 from sepo_env.tasks.prompts import Motifs, prompt_template
 
+_LENGTH = 200
 _KMER = 3
 LIKELIHOOD_STEPS = 128
 """Steps of the likelihood bound: those of the protocol, and of the shipped table of real sequences."""
@@ -62,7 +63,8 @@ class DNAEnhancerTask(AlphabetTask):
         denoiser: another pretrained denoiser than the shipped one.
         trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
             can do whatever you can.
-        artefacts: folder of the published artefacts to run on; None runs on the shipped assets.
+        artefacts: folder of the published artefacts to run on; None runs on the shipped assets. As a string, which
+            ``gym.make`` keeps in the environment's spec, it leaves the spec writable as JSON; a Path does not.
         prompt: given bases, 200 letters with "?" where free; or several such prompts, one of which is drawn for each
             episode.
         flanks: what every sequence begins and ends with, such as the arms of a construct; instead of ``prompt``.
@@ -71,6 +73,7 @@ class DNAEnhancerTask(AlphabetTask):
 
     Raises:
         ArtefactsError: the folder lacks files; the message lists them.
+        HeldOutRewardError: one of its files is both the training and the held-out oracle.
         InvalidPromptError: a prompt, flank or motif that does not fit, or sites that overlap.
         InvalidArgumentError: ``prompt`` together with ``flanks`` or ``motifs``.
 
@@ -94,12 +97,12 @@ class DNAEnhancerTask(AlphabetTask):
         flanks: Sequence[str] | None = None,
         motifs: Motifs | None = None,
     ) -> None:
-        self.artefacts = None if artefacts is None else Artefacts(artefacts)
+        self.artefacts = None if artefacts is None else Artefacts(artefacts, _LENGTH)
         self._likelihood_bands: dict[int, tuple[float, float]] = {}
         super().__init__(
             name="dna_enhancer",
             alphabet="ACGT",
-            length=200,
+            length=_LENGTH,
             process=DiffusionProcess(Absorbing(4), make_schedule(schedule)),
             num_steps=num_steps,
             denoiser=denoiser,
@@ -130,6 +133,11 @@ class DNAEnhancerTask(AlphabetTask):
             "accessibility": partial(_oracle_reward, "dna_accessibility.safetensors", "accessibility"),
             "gc": gc_content,
         }
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Those of the published artefacts; none on the shipped assets."""
+        return {} if self.artefacts is None else self.artefacts.fingerprints
 
     @property
     def reference(self) -> dict[str, np.ndarray[Any, Any]]:

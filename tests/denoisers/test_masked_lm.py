@@ -268,5 +268,5 @@ def test_remote_code_runs_only_when_the_user_says_so(tmp_path: Path) -> None:
 
 def test_without_transformers_the_extra_is_named(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingExtraError, match=r"sepo-env\[hf\]"):
+    with pytest.raises(MissingExtraError, match=r"'\.\[hf\]'"):
         load_masked_lm(folders["bert"])
