@@ -19,6 +19,8 @@ from torch import Tensor
 from sepo_env.errors import CheckpointError, InvalidTokensError, MissingExtraError
 
 EXTRA = "hf"
+# What tokenizers without a maximum call theirs is 1e30.
+_NO_LIMIT = 1_000_000_000
 
 
 def import_transformers() -> ModuleType:
@@ -122,6 +124,21 @@ def load_folder(
             "give the folder of a model that was trained for this",
         )
     return model.eval(), tokenizer
+
+
+def text_room(model: Any, tokenizer: Any = None) -> int | None:
+    """Tokens of a text, special ones included, that a model and its tokenizer both have room for; None: no limit.
+
+    The position table of RoBERTa and its kin has ``padding_idx + 1`` rows that no text reaches: they are not counted.
+    """
+    found = [getattr(model.config, name, None) for name in ("max_position_embeddings", "n_positions")]
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            found.append(module.num_embeddings - padding - 1)
+    found.append(getattr(tokenizer, "model_max_length", None))
+    limits = [int(limit) for limit in found if isinstance(limit, (int, float)) and 0 < limit < _NO_LIMIT]
+    return min(limits, default=None)
 
 
 def save_folder(folder: str | os.PathLike[str], *parts: Any, replace: bool = False, **texts: str) -> None:
