@@ -182,7 +182,7 @@ def _ask(judge: Judge, prompt: str, first: str, second: str) -> float:
         answer = judge(prompt, first, second)
     except Exception as error:  # whatever the user's function, or the service behind it, raises
         raise RewardError(
-            f"the judge failed on the prompt {prompt!r} ({type(error).__name__}: {error}); mend it, or let it try again."
+            f"the judge failed on the prompt {prompt!r} ({type(error).__name__}: {error}); mend it, or let it retry."
         ) from error
     try:
         value = float(answer)

@@ -23,9 +23,9 @@ class Perplexity:
 
     .. math:: \exp\Big( -\frac{1}{\sum_b |I_b|} \sum_b \sum_{i \in I_b} \log p(w_{b,i} | w_{b,<i}) \Big)
 
-    where :math:`I_b` are the tokens of a text but its first one, which has nothing to its left and is not predicted; or,
-    with a prompt, those that are not wholly the prompt's, which is context and not predicted. Low is not good as such:
-    texts that repeat themselves are easy to predict; look at distinct-n beside it.
+    where :math:`I_b` are the tokens of a text but its first one, which has nothing to its left and is not predicted;
+    or, with a prompt, those that are not wholly the prompt's, which is context and not predicted. Low is not good as
+    such: texts that repeat themselves are easy to predict; look at distinct-n beside it.
 
     Args:
         path: a folder that ``AutoModelForCausalLM`` reads, with its tokenizer.
@@ -125,7 +125,8 @@ class Perplexity:
             ends = [stop for _, stop in spelled["offset_mapping"]]
             return ids, next((index for index, stop in enumerate(ends) if stop > len(prompt)), len(ids))
         given = self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids, len(os.path.commonprefix([ids, given]))
+        agree = [one == other for one, other in zip(ids, given, strict=False)]
+        return ids, agree.index(False) if False in agree else len(agree)
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> float:
         """The perplexity of all texts together, or of the responses in them; arguments as for `log_likelihoods`.
