@@ -25,9 +25,11 @@ Each line of --pairs is one comparison, in the layout of HH-RLHF:
   {{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello!", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: What?"}}
 
 The model gives every text a number r; training raises that of the chosen text above that of the rejected one, by the
-pairwise logistic loss: minus log sigmoid(r_chosen - r_rejected). Pairs of prompts that are held out say how often it is
-right. The paper's own is GPT-2: give its folder with --base. Without, a small model of that architecture is trained
-from scratch. The result, LOG_DIR/reward_model, is an AutoModelForSequenceClassification with its tokenizer.
+pairwise logistic loss: minus log sigmoid(r_chosen - r_rejected). Pairs that are held out say how often it is right.
+They share no text and no prompt with those that train, and --eval-pairs that do are refused. The prompt is what comes
+before the first "\\n\\nAssistant:", or else the words that both texts begin with. The paper's own model is GPT-2: give
+its folder with --base. Without, a small model of that architecture is trained from scratch. The result,
+LOG_DIR/reward_model, is an AutoModelForSequenceClassification with its tokenizer.
 
 Exit codes: {DONE} done; {FAILED} refused or failed, with the reason; 2 wrong usage; {DIVERGED} diverged; \
 {INTERRUPTED} stopped with Ctrl-C (go on with --resume from the last checkpoint)."""

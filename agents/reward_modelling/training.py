@@ -16,7 +16,8 @@ from agents.checkpoint import write_atomically
 from agents.recovery import own_randomness
 from agents.reward_modelling.config import FREE_ON_RESUME, RewardModelConfig
 from agents.reward_modelling.models import make_model
-from agents.reward_modelling.pairs import digest, read_or_split
+from agents.reward_modelling.pairs import digest
+from agents.reward_modelling.splitting import read_or_split
 from sepo_env.errors import CheckpointError
 from sepo_env.hugging_face import import_transformers, quiet, save_folder
 

@@ -1,7 +1,6 @@
 """From pairs of texts to a reward, through the command line: accuracy, resumption, refusals."""
 
 import csv
-import gzip
 import json
 import math
 import random
@@ -13,7 +12,7 @@ import torch
 
 from agents.reward_model import main
 from agents.reward_modelling import Pair, RewardModelConfig, read_pairs, split_pairs, train_reward_model
-from sepo_env.errors import CheckpointError, InvalidArgumentError
+from sepo_env.errors import CheckpointError
 from sepo_env.rewards.sequence_classifier import SequenceClassifierReward
 from tests.hf_models import transformers
 
@@ -151,59 +150,6 @@ def test_a_language_model_may_be_the_base(tmp_path: Path) -> None:
     assert reward.max_length == 48  # no more than the model has room for
     # The end of a text counts: what is cut off is its beginning.
     assert torch.equal(*(reward.score_texts(["x" * n + "z" * 200]) for n in (1, 300)))
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{not json", "line 3: no JSON .*write one object a line"),
-        ('["a", "b"]', "line 3: expected an object, found a list"),
-        ('{"chosen": "a", "reject": "b"}', "line 3: no entry 'rejected', only \\['chosen', 'reject'\\]"),
-        ('{"chosen": [{"role": "user"}], "rejected": "b"}', "line 3: 'chosen' is a list, expected a text; join the"),
-        ('{"chosen": "a", "rejected": " "}', "line 3: 'rejected' is empty; take the line out"),
-    ],
-)
-def test_a_malformed_line_is_named(line: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl"
-    path.write_text('{"chosen": "a", "rejected": "b"}\n\n' + line + "\n")
-    with pytest.raises(InvalidArgumentError, match=message):
-        read_pairs(path)
-
-
-def test_files_that_hold_no_pairs(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
-        read_pairs(tmp_path / "absent.jsonl")
-    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CheckpointError, match="no text file"):
-        read_pairs(tmp_path / "binary.jsonl")
-    with pytest.raises(InvalidArgumentError, match="has 1 pairs, none of two different texts"):
-        read_pairs(write_pairs(tmp_path / "same.jsonl", [Pair("a", "a")]))
-
-
-def test_gzip_and_equal_texts(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl.gz"
-    with gzip.open(path, "wt") as file:
-        file.write('{"chosen": "ä", "rejected": "b", "more": 1}\n{"chosen": "c", "rejected": "c"}\n')
-    assert read_pairs(path) == [Pair("ä", "b")]
-
-
-def test_no_prompt_stands_on_both_sides() -> None:
-    pairs = [
-        Pair(f"\n\nHuman: {n}\n\nAssistant: yes {i}", f"\n\nHuman: {n}\n\nAssistant: no")
-        for n in range(10)
-        for i in "ab"
-    ]
-    training, held_out = split_pairs(pairs, 0.3, seed=1)
-    assert (len(training), len(held_out)) == (14, 6)
-    assert not {pair.prompt for pair in training} & {pair.prompt for pair in held_out}
-    assert split_pairs(pairs, 0.3, seed=1) == (training, held_out)
-    assert split_pairs(pairs, 0.3, seed=2) != (training, held_out)
-    plain = [Pair("a", "b"), Pair("a", "b"), Pair("c", "d")]
-    training, held_out = split_pairs(plain, 0.1, seed=0)
-    assert not set(training) & set(held_out)
-    assert len(training) + len(held_out) == 3
-    with pytest.raises(InvalidArgumentError, match="only one different pair"):
-        split_pairs(plain[:2], 0.1, seed=0)
 
 
 def test_the_command_line_teaches_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
