@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import tyro
 from tqdm import tqdm
 
-from agents.reward_modelling import RewardModelConfig, train_reward_model
+from agents.reward_modelling import Outcome, RewardModelConfig, train_reward_model
 from agents.train import DIVERGED, DONE, FAILED, INTERRUPTED
 from sepo_env.errors import DivergenceError, SepoEnvError
 
@@ -48,7 +48,7 @@ class RunOptions:
 def train(config: RewardModelConfig, options: RunOptions) -> int:
     """Run one training; returns the exit code, and says on standard error what went wrong."""
     try:
-        outcome = train_reward_model(config, resume=options.resume, progress=not options.quiet)
+        outcome = train_reward_model(config, resume=options.resume, progress=not options.quiet, say=_say)
     except KeyboardInterrupt as error:
         _say(" ".join([*getattr(error, "__notes__", []), "Give the same command with --resume to go on."]))
         return INTERRUPTED
@@ -59,9 +59,20 @@ def train(config: RewardModelConfig, options: RunOptions) -> int:
         _say(
             f"{outcome.num_steps} steps on {outcome.num_training} pairs; of {outcome.num_held_out} held-out pairs "
             f"{outcome.accuracy:.1%} are in the right order (loss {outcome.loss:.4g}).\n"
-            f"The model is in {outcome.folder}."
+            + _cuts(outcome)
+            + f"The model is in {outcome.folder}."
         )
     return DONE
+
+
+def _cuts(outcome: Outcome) -> str:
+    """What was lost to the length of the model; "" where nothing was."""
+    if not (outcome.num_truncated or outcome.num_dropped):
+        return ""
+    return (
+        f"{outcome.num_truncated} texts were longer than the model reads, and were cut; {outcome.num_dropped} pairs "
+        "were left out because their texts were the same after that.\n"
+    )
 
 
 def _say(text: str) -> None:

@@ -122,6 +122,65 @@ def test_resuming_is_exact(tmp_path: Path) -> None:
         train_reward_model(config("whole"), progress=False, resume=True)
 
 
+def small(pairs: Path, folder: Path, **changes: Any) -> RewardModelConfig:
+    shape = {"width": 16, "depth": 1, "heads": 2, "vocab_size": 270, "max_length": 64}
+    run = {"num_epochs": 2, "batch_size": 8, "save_every": 3, "device": "cpu"}
+    return RewardModelConfig(str(pairs), str(folder), **(shape | run | changes))
+
+
+@pytest.mark.parametrize("damage", ["weights", "optimiser"])
+def test_a_damaged_checkpoint_is_passed_over(damage: str, tmp_path: Path) -> None:
+    config = small(write_pairs(tmp_path / "pairs.jsonl", make_pairs(40)), tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train_reward_model(config, progress=False, callbacks=[stop_at(8)])
+    newest = tmp_path / "run" / "checkpoints" / "checkpoint-6"
+    if damage == "weights":
+        content = (newest / "model.safetensors").read_bytes()
+        (newest / "model.safetensors").write_bytes(content[: len(content) // 2])
+    else:
+        (newest / "optimizer.pt").unlink()
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train_reward_model(config, progress=False, resume=True, callbacks=[stop_at(3)], say=said.append)
+    (line,) = said
+    assert line.startswith(f"{newest} is not whole (")
+    assert line.endswith("checkpoint-3.")
+    assert "that of step 3" in caught.value.__notes__[0]
+    with pytest.warns(UserWarning, match="checkpoint-6 is not whole"):
+        outcome = train_reward_model(config, progress=False, resume=True)
+    assert outcome.num_steps == 10
+
+
+def test_a_mistake_in_the_base_leaves_the_folder_free(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = write_pairs(tmp_path / "pairs.jsonl", make_pairs(20))
+    flags = ["--pairs", str(pairs), "--log-dir", str(tmp_path / "run"), "--num-epochs", "1", "--quiet", *SMALL]
+    assert main([*flags, "--base", str(tmp_path / "absent")]) == 1
+    assert "no folder with a config.json" in capsys.readouterr().err
+    assert main(flags) == 0
+
+
+def test_pairs_that_are_equal_after_the_cut_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Cut on the left: what is different stands too far in front.
+    equal = [Pair(f"{n} yes {'z' * 80}", f"{n} no {'z' * 80}") for n in range(20)]
+    pairs = write_pairs(tmp_path / "pairs.jsonl", make_pairs(20))
+    held_out = write_pairs(tmp_path / "held_out.jsonl", [*equal[:3], Pair("good", "bad")])
+    config = small(pairs, tmp_path / "run", num_epochs=1, eval_pairs=str(held_out), max_length=70)
+    outcome = train_reward_model(config, progress=False)
+    assert (outcome.num_training, outcome.num_held_out, outcome.num_dropped) == (20, 1, 3)
+    assert outcome.num_truncated >= 6
+    card = json.loads((outcome.folder / "reward_model.json").read_text())
+    assert (card["num_dropped_pairs"], card["num_truncated_texts"]) == (3, outcome.num_truncated)
+    write_pairs(held_out, equal[:3])
+    flags = ["--pairs", str(pairs), "--eval-pairs", str(held_out), "--log-dir", str(tmp_path / "other"), *SMALL]
+    assert main([*flags, "--max-length", "70"]) == 1
+    assert "none of the 3 held-out pairs has two different texts within 70 tokens" in capsys.readouterr().err
+    assert main([*flags, "--max-length", "256", "--num-epochs", "1"]) == 0
+    write_pairs(held_out, [*equal[:3], Pair("good", "bad")])
+    flags[5] = str(tmp_path / "third")
+    assert main([*flags, "--max-length", "70", "--num-epochs", "1"]) == 0
+    assert "3 pairs were left out because their texts were the same" in capsys.readouterr().err
+
+
 def test_a_language_model_may_be_the_base(tmp_path: Path) -> None:
     library = transformers()
     pairs = make_pairs(40)
