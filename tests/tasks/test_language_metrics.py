@@ -135,6 +135,20 @@ def test_a_token_across_the_border_is_the_responses(folder) -> None:
     assert perplexity.log_likelihoods(["a ab d"], ["a a"])[1].tolist() == [2]
 
 
+def test_a_tokenizer_without_offsets_finds_the_border_by_the_prompts_tokens(folder) -> None:
+    perplexity, tokenizer = Perplexity(folder), hf_models.make_tokenizer((*hf_models.SPECIALS, "a", "b", "ab", "d"))
+
+    class Slow:
+        is_fast = False
+
+        def __call__(self, text, return_offsets_mapping=False, **options):
+            assert not return_offsets_mapping
+            return tokenizer(text, **options)
+
+    perplexity.tokenizer = Slow()
+    assert perplexity.log_likelihoods(["a ab d", "a ab d"], ["a a", "a ab"])[1].tolist() == [2, 1]
+
+
 def test_n_grams_are_counted_where_something_was_written() -> None:
     tokens = torch.tensor([[7, 7, 0, 0, 1], [7, 0, 0, 1, 2]])
     free = torch.tensor([[False, False, True, True, True], [False, True, True, True, False]])
