@@ -211,7 +211,7 @@ def read_task_options(options: Options) -> dict[str, Any]:
     known = inspect.signature(getattr(importlib.import_module(module), cls)).parameters if module else given
     for name in given:
         if name not in known:
-            raise UnknownNameError(f"option of {options.task}", name, known)
+            raise UnknownNameError("task option", name, known)
     return given
 
 
