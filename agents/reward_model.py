@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import tyro
 from tqdm import tqdm
 
-from agents.reward_modelling import RewardModelConfig, train_reward_model
+from agents.reward_modelling import Outcome, RewardModelConfig, train_reward_model
 from agents.train import DIVERGED, DONE, FAILED, INTERRUPTED
 from sepo_env.errors import DivergenceError, SepoEnvError
 
@@ -25,9 +25,11 @@ Each line of --pairs is one comparison, in the layout of HH-RLHF:
   {{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello!", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: What?"}}
 
 The model gives every text a number r; training raises that of the chosen text above that of the rejected one, by the
-pairwise logistic loss: minus log sigmoid(r_chosen - r_rejected). Pairs of prompts that are held out say how often it is
-right. The paper's own is GPT-2: give its folder with --base. Without, a small model of that architecture is trained
-from scratch. The result, LOG_DIR/reward_model, is an AutoModelForSequenceClassification with its tokenizer.
+pairwise logistic loss: minus log sigmoid(r_chosen - r_rejected). Pairs that are held out say how often it is right.
+They share no text and no prompt with those that train, and --eval-pairs that do are refused. The prompt is what comes
+before the first "\\n\\nAssistant:", or else the words that both texts begin with. The paper's own model is GPT-2: give
+its folder with --base. Without, a small model of that architecture is trained from scratch. The result,
+LOG_DIR/reward_model, is an AutoModelForSequenceClassification with its tokenizer.
 
 Exit codes: {DONE} done; {FAILED} refused or failed, with the reason; 2 wrong usage; {DIVERGED} diverged; \
 {INTERRUPTED} stopped with Ctrl-C (go on with --resume from the last checkpoint)."""
@@ -46,7 +48,7 @@ class RunOptions:
 def train(config: RewardModelConfig, options: RunOptions) -> int:
     """Run one training; returns the exit code, and says on standard error what went wrong."""
     try:
-        outcome = train_reward_model(config, resume=options.resume, progress=not options.quiet)
+        outcome = train_reward_model(config, resume=options.resume, progress=not options.quiet, say=_say)
     except KeyboardInterrupt as error:
         _say(" ".join([*getattr(error, "__notes__", []), "Give the same command with --resume to go on."]))
         return INTERRUPTED
@@ -57,9 +59,20 @@ def train(config: RewardModelConfig, options: RunOptions) -> int:
         _say(
             f"{outcome.num_steps} steps on {outcome.num_training} pairs; of {outcome.num_held_out} held-out pairs "
             f"{outcome.accuracy:.1%} are in the right order (loss {outcome.loss:.4g}).\n"
-            f"The model is in {outcome.folder}."
+            + _cuts(outcome)
+            + f"The model is in {outcome.folder}."
         )
     return DONE
+
+
+def _cuts(outcome: Outcome) -> str:
+    """What was lost to the length of the model; "" where nothing was."""
+    if not (outcome.num_truncated or outcome.num_dropped):
+        return ""
+    return (
+        f"{outcome.num_truncated} texts were longer than the model reads, and were cut; {outcome.num_dropped} pairs "
+        "were left out because their texts were the same after that.\n"
+    )
 
 
 def _say(text: str) -> None:

@@ -22,6 +22,8 @@ from sepo_env.hub import local_path
 from sepo_env.paths import as_path
 
 EXTRA = "hf"
+# What tokenizers without a maximum call theirs is 1e30.
+_NO_LIMIT = 1_000_000_000
 
 # Tensors of published files that nothing reads, by what their names match: heads of other tasks of the pretraining,
 # second copies of tied weights, and tables that are computed.
@@ -195,6 +197,21 @@ def load_tokenizer(path: str | os.PathLike[str], *, trust_remote_code: bool = Fa
     if not trust_remote_code and files != {"tokenizer.json"} and not any((path / name).is_file() for name in files):
         raise CheckpointError(path, f"the tokenizer's files are missing ({', '.join(sorted(files))})", cure)
     return tokenizer
+
+
+def text_room(model: Any, tokenizer: Any = None) -> int | None:
+    """Tokens of a text, special ones included, that a model and its tokenizer both have room for; None: no limit.
+
+    The position table of RoBERTa and its kin has ``padding_idx + 1`` rows that no text reaches: they are not counted.
+    """
+    found = [getattr(model.config, name, None) for name in ("max_position_embeddings", "n_positions")]
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            found.append(module.num_embeddings - padding - 1)
+    found.append(getattr(tokenizer, "model_max_length", None))
+    limits = [int(limit) for limit in found if isinstance(limit, (int, float)) and 0 < limit < _NO_LIMIT]
+    return min(limits, default=None)
 
 
 def save_folder(folder: str | os.PathLike[str], *parts: Any, replace: bool = False, **texts: str) -> None:

@@ -1,11 +1,13 @@
-"""What docs/reproducing.md says is there, is there."""
+"""What the pages of docs/ say is there, is there, and what they say runs, runs."""
 
 import inspect
+import json
 import re
 import tomllib
 
 import pytest
 
+from agents.reward_modelling import read_pairs, split_pairs
 from sepo_env.tasks import options_from_json
 from sepo_env.tasks.artefact_files import ARTEFACTS
 from sepo_env.tasks.dna_enhancer import DNAEnhancerTask
@@ -46,3 +48,28 @@ def test_no_page_installs_from_an_index_that_does_not_have_it(project_root):
 def test_the_command_that_trains_on_artefacts_names_options_that_there_are(page):
     (text,) = re.findall(r"agents\.train sepo --task-options '([^']*)'", page)
     assert set(options_from_json(text)) <= set(inspect.signature(DNAEnhancerTask).parameters)
+
+
+@pytest.fixture(scope="module")
+def language(project_root):
+    return (project_root / "docs" / "language.md").read_text()
+
+
+def test_the_made_up_pairs_are_what_the_page_shows(language, tmp_path, monkeypatch):
+    (script,) = re.findall(r"^python - <<'EOF'\n(.*?)^EOF$", language, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    exec(compile(script, "docs/language.md", "exec"), {"__name__": "__main__"})
+    pairs = read_pairs(tmp_path / "runs" / "pairs.jsonl")
+    (shown,) = re.findall(r"```json\n(.*?)\n```", language)
+    assert vars(pairs[0]) == json.loads(shown)
+    numbers = re.search(r"steps on (\d+) pairs; of (\d+) held-out", language)
+    assert [len(part) for part in split_pairs(pairs, 0.1, 0)] == [int(number) for number in numbers.groups()]
+
+
+def test_the_page_of_language_installs_from_the_checkout(language, project_root):
+    extras = tomllib.loads((project_root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (named,) = re.findall(r'^pip install -e "\.\[([\w,]+)\]"$', language, re.MULTILINE)
+    assert set(named.split(",")) <= set(extras)
+    programs = set(re.findall(r"^python (benchmarks/\S+|-m agents\.\w+)", language, re.MULTILINE))
+    assert programs == {"benchmarks/language.py", "-m agents.reward_model", "-m agents.train"}

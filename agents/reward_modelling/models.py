@@ -7,7 +7,7 @@ from typing import Any
 
 from agents.reward_modelling.config import RewardModelConfig
 from agents.reward_modelling.pairs import Pair
-from sepo_env.hugging_face import import_transformers, load_folder
+from sepo_env.hugging_face import import_transformers, load_folder, text_room
 
 END, PADDING = "<|endoftext|>", "<|pad|>"
 # What a language model lacks of a sequence classifier: the layer that reads the reward off.
@@ -34,8 +34,7 @@ def make_model(config: RewardModelConfig, pairs: Iterable[Pair]) -> tuple[Any, A
         if tokenizer.pad_token_id is None:  # GPT-2 has none; padding is not attended to, so any will do
             tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
-        room = getattr(model.config, "max_position_embeddings", config.max_length)
-        tokenizer.model_max_length = min(config.max_length, room, tokenizer.model_max_length)
+        tokenizer.model_max_length = min(config.max_length, text_room(model, tokenizer) or config.max_length)
     tokenizer.truncation_side = "left"  # the answer stands at the end
     tokenizer.padding_side = "right"
     return model, tokenizer

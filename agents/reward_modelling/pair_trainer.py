@@ -12,13 +12,11 @@ from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from agents.reward_modelling.config import RewardModelConfig
-from agents.reward_modelling.pairs import Pair
+from agents.reward_modelling.encoding import Example
 from sepo_env.errors import DivergenceError
 
 HELD_OUT_ACCURACY = "eval_accuracy"
 HELD_OUT_LOSS = "eval_loss"
-
-Example = dict[str, list[int]]
 
 
 class PairCollator:
@@ -44,8 +42,8 @@ class PairTrainer(Trainer):
         tokenizer: its own.
         config: the settings.
         folder: where checkpoints go.
-        training: training pairs.
-        held_out: pairs that are judged after each epoch.
+        training: training pairs, as tokens.
+        held_out: those that are judged after each epoch.
         progress: whether to show a bar.
         callbacks: Transformers' callbacks.
     """
@@ -58,16 +56,13 @@ class PairTrainer(Trainer):
         tokenizer: Any,
         config: RewardModelConfig,
         folder: str,
-        training: Sequence[Pair],
-        held_out: Sequence[Pair],
+        training: Sequence[Example],
+        held_out: Sequence[Example],
         *,
         progress: bool,
         callbacks: Sequence[Any] = (),
     ) -> None:
-        self.max_length = min(config.max_length, tokenizer.model_max_length)
-        self._tokenizer = tokenizer
-        examples = self._encode(training)
-        steps = -(-len(examples) // config.batch_size) * config.num_epochs
+        steps = -(-len(training) // config.batch_size) * config.num_epochs
         super().__init__(
             model=model,
             args=TrainingArguments(
@@ -94,20 +89,11 @@ class PairTrainer(Trainer):
                 data_seed=config.seed,
             ),
             data_collator=PairCollator(tokenizer),
-            train_dataset=examples,
-            eval_dataset=self._encode(held_out),
+            train_dataset=training,
+            eval_dataset=held_out,
             callbacks=[*callbacks, *([Bar()] if progress else [])],
         )
         self.remove_callback(PrinterCallback)  # it prints what the bar shows
-
-    def _encode(self, pairs: Sequence[Pair]) -> list[Example]:
-        sides = {
-            side: self._tokenizer([getattr(pair, side) for pair in pairs], truncation=True, max_length=self.max_length)[
-                "input_ids"
-            ]
-            for side in ("chosen", "rejected")
-        }
-        return [{"chosen": one, "rejected": two} for one, two in zip(sides["chosen"], sides["rejected"], strict=True)]
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         """Return the mean loss of a batch, a scalar.

@@ -1,4 +1,4 @@
-"""Pairs of texts of which one is preferred: read from JSONL, checked, split into training and held-out ones."""
+"""Pairs of texts of which one is preferred: read from JSONL, and checked."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sepo_env.errors import CheckpointError, InvalidArgumentError
@@ -29,16 +28,6 @@ class Pair:
     chosen: str
     rejected: str
 
-    @property
-    def prompt(self) -> str:
-        """The dialogue up to the last answer of the preferred text; "" where it is no dialogue.
-
-        >>> Pair("\\n\\nHuman: Hi\\n\\nAssistant: Hello", "\\n\\nHuman: Hi\\n\\nAssistant: No").prompt
-        '\\n\\nHuman: Hi\\n\\nAssistant:'
-        """
-        before, answer, _ = self.chosen.rpartition(ANSWER)
-        return before + answer
-
 
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     """Read a JSONL file of preferences, plain or gzipped, in the layout of HH-RLHF (arXiv 2204.05862).
@@ -52,7 +41,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     opened = gzip.open if str(path).endswith(".gz") else open
     pairs: list[Pair] = []
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
+        with opened(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     pairs.append(_read_line(line, f"{path}, line {number}"))
@@ -86,6 +75,13 @@ def _read_line(line: str, where: str) -> Pair:
             )
         if not found[key].strip():
             raise InvalidArgumentError(f"{where}: {key!r} is empty; take the line out, or give the text.")
+        try:
+            found[key].encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(
+                f"{where}: {key!r} holds half of a letter, {found[key][error.start]!r} (a surrogate by itself), as "
+                "where a text was cut in two; take it out."
+            ) from error
     return Pair(found["chosen"], found["rejected"])
 
 
@@ -94,60 +90,14 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def split_pairs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Hold some pairs out: all that belong to a share of the prompts, so that no prompt stands on both sides.
-
-    Pairs without a dialogue, or all of one prompt, are held out one by one, equal ones together.
-
-    Args:
-        pairs: at least two different ones.
-        share: of the prompts that are held out; at least one is, and one is not.
-        seed: which.
-
-    Returns:
-        Training pairs and held-out pairs, in the order of the file.
-
-    Raises:
-        InvalidArgumentError: there is nothing to split.
-    """
-    prompts = {pair.prompt for pair in pairs}
-    keys = [pair.prompt or _text(pair) for pair in pairs] if len(prompts) > 1 else [_text(pair) for pair in pairs]
-    distinct = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())
-    if len(distinct) < 2:
-        raise InvalidArgumentError("there is only one different pair, so none can be held out; give more pairs.")
-    held = set(distinct[: min(max(1, round(share * len(distinct))), len(distinct) - 1)])
-    training = [pair for pair, key in zip(pairs, keys, strict=True) if key not in held]
-    return training, [pair for pair, key in zip(pairs, keys, strict=True) if key in held]
-
-
 def digest(pairs: Iterable[Pair]) -> str:
     """What tells one set of pairs from another."""
     found = hashlib.sha256()
     for pair in pairs:
-        found.update(_text(pair).encode())
+        found.update(pair_text(pair).encode())
     return found.hexdigest()[:16]
 
 
-def _text(pair: Pair) -> str:
+def pair_text(pair: Pair) -> str:
+    """Both texts of a pair as one."""
     return json.dumps([pair.chosen, pair.rejected])
-
-
-def read_or_split(
-    path: str | Path, eval_path: str | Path | None, share: float, seed: int
-) -> tuple[list[Pair], list[Pair]]:
-    """Training pairs and held-out pairs: from two files, or from one that is split.
-
-    Raises:
-        InvalidArgumentError: a pair of the first file stands in the second as well.
-    """
-    pairs = read_pairs(path)
-    if eval_path is None:
-        return split_pairs(pairs, share, seed)
-    held_out = read_pairs(eval_path)
-    both = set(pairs) & set(held_out)
-    if both:
-        raise InvalidArgumentError(
-            f"{len(both)} pairs stand in {path} and in {eval_path}; the held-out accuracy would be that of memory. "
-            "Take them out of one of the two."
-        )
-    return pairs, held_out

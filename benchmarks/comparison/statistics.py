@@ -12,7 +12,11 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
+from sepo_env.tasks.language_metrics import Games, length_controlled_win_rate
+
 NUM_RESAMPLES = 5000
+# The length-controlled rate is fitted anew to each.
+_NUM_REFITS = 1000
 
 
 class Estimate(NamedTuple):
@@ -76,6 +80,36 @@ def probability_of_improvement(better: ArrayLike, worse: ArrayLike, level: float
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Estimate(value, float(interval.low), float(interval.high))
+
+
+def win_rate_estimates(games: Games, level: float = 0.95, seed: int = 0) -> tuple[Estimate, Estimate]:
+    """Win rate and length-controlled win rate with percentile bootstrap intervals over the prompts.
+
+    Each game is one draw of a prompt and of both its responses: games are resampled whole, and both rates are taken of
+    the same resamples. Resamples that leave the length-controlled rate undetermined are left out of its interval.
+    """
+
+    def rates(chosen: NDArray[np.int64]) -> tuple[float, float]:
+        found = length_controlled_win_rate(games.wins[chosen], games.length_differences[chosen])
+        return found.raw, found.length_controlled
+
+    number = len(games.wins)
+    values = rates(np.arange(number))
+    if number < 2:
+        return Estimate(values[0], np.nan, np.nan), Estimate(values[1], np.nan, np.nan)
+    drawn = np.random.default_rng(seed).integers(number, size=(_NUM_REFITS, number))
+    resamples = np.array([rates(chosen) for chosen in drawn])
+    raw, controlled = (_with_interval(*pair, level) for pair in zip(values, resamples.T, strict=True))
+    return raw, controlled
+
+
+def _with_interval(value: float, drawn: NDArray[np.float64], level: float) -> Estimate:
+    """The percentile interval of those resamples that have a value; none where the statistic itself has none."""
+    known = drawn[~np.isnan(drawn)]
+    if np.isnan(value) or not len(known):
+        return Estimate(value, np.nan, np.nan)
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high))
 
 
 def _wins(x: NDArray[np.float64], y: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:

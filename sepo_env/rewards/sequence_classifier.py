@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
-from sepo_env.hugging_face import load_folder
+from sepo_env.errors import InvalidArgumentError, UnknownNameError
+from sepo_env.hugging_face import load_folder, text_room
 from sepo_env.rewards.base import Reward, RewardRole
 
 Output = Literal["log-odds", "probability"]
@@ -37,7 +37,7 @@ class SequenceClassifierReward(Reward):
         output: ``"log-odds"`` or ``"probability"``; read with several labels.
         batch_size: texts at a time.
         max_length: tokens of a text, more are cut off at the tokenizer's ``truncation_side``; None is what the model
-            has room for.
+            has room for; a model without a limit reads the whole text.
         name: of the reward; the label's, or the folder's, where it is not given.
         role: what the values may be used for.
         trust_remote_code: run Python code that the folder brings along; it can do whatever you can.
@@ -73,7 +73,7 @@ class SequenceClassifierReward(Reward):
         self.label = _find_label(model.config, label, path)
         self.output: Output = output
         self.batch_size = batch_size
-        self.max_length = max_length or _room(model.config, tokenizer)
+        self.max_length = max_length or text_room(model, tokenizer)
         self.role = role
         folder = os.path.basename(os.path.normpath(path))
         self.name = name or (folder if self.label is None else str(model.config.id2label[self.label]))
@@ -98,7 +98,7 @@ class SequenceClassifierReward(Reward):
             batch = self.tokenizer(
                 [texts[row] for row in rows],
                 padding=True,
-                truncation=True,
+                truncation=self.max_length is not None,
                 max_length=self.max_length,
                 return_tensors="pt",
             )
@@ -136,12 +136,3 @@ def _find_label(config: Any, label: str | int | None, path: str | os.PathLike[st
     if label not in numbers:
         raise UnknownNameError("label", label, numbers)
     return numbers[label]
-
-
-def _room(config: Any, tokenizer: Any) -> int:
-    """Tokens that the model and its tokenizer both have room for."""
-    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-    found = [limit for limit in (*limits, tokenizer.model_max_length) if isinstance(limit, int) and limit > 0]
-    if not found:
-        raise CheckpointError("max_length=None", "the model does not say how long its texts may be", "give max_length=")
-    return min(found)

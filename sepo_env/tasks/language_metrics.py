@@ -1,12 +1,10 @@
-"""How samples of text are judged: perplexity under a causal language model, win rates with lengths controlled for."""
+"""How samples of text are judged: perplexity, different n-grams, and win rates with lengths controlled for."""
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +13,21 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor
 
-from sepo_env.device import find_device
 from sepo_env.errors import InvalidArgumentError, RewardError
-from sepo_env.hugging_face import load_folder
+from sepo_env.tasks.metrics import distinct_n
+from sepo_env.tasks.perplexity import Perplexity
+
+__all__ = [
+    "Games",
+    "Judge",
+    "Perplexity",
+    "WinRate",
+    "distinct_n_written",
+    "length_controlled_win_rate",
+    "play",
+    "play_games",
+    "reward_judge",
+]
 
 Judge = Callable[[str, str, str], float | bool]
 """Prompt and two responses -> the probability that the first response is better, or whether it is."""
@@ -25,72 +35,23 @@ Judge = Callable[[str, str, str], float | bool]
 _MOST_LOG_ODDS = 30.0
 
 
-class Perplexity:
-    r"""How surprised a causal language model is at texts, each token weighing the same.
-
-    .. math:: \exp\Big( -\frac{1}{\sum_b (n_b - 1)} \sum_b \sum_{i = 2}^{n_b} \log p(w_{b,i} | w_{b,<i}) \Big)
-
-    The first token of a text has nothing to its left and is not predicted. Low is not good as such: texts that repeat
-    themselves are easy to predict; look at distinct-n beside it.
+def distinct_n_written(tokens: Tensor, n: int, free: Tensor | None = None) -> float:
+    """As `sepo_env.tasks.metrics.distinct_n`, of the n-grams that lie wholly in free positions.
 
     Args:
-        path: a folder that ``AutoModelForCausalLM`` reads, with its tokenizer, or a hub id ``"hub:owner/name"``.
-        batch_size: texts at a time.
-        max_length: tokens of a text, more are cut off at the end; None is what the model has room for.
-        device: where to compute.
+        tokens: int64 ``(B, L)``.
+        n: 1 to L.
+        free: which positions were written and not given, bool ``(B, L)``; None: all of them.
 
-    Raises:
-        CheckpointError: no such folder, or another kind of model.
-        MissingExtraError: transformers is not installed.
+    Returns:
+        In (0, 1]; NaN where no n free positions are neighbours.
+
+    >>> distinct_n_written(torch.tensor([[7, 7, 0, 0, 1]]), 1, torch.tensor([[False, False, True, True, True]]))
+    0.6666666666666666
     """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        batch_size: int = 4,
-        max_length: int | None = None,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        self.device = find_device(device)
-        model, self.tokenizer = load_folder(path, "AutoModelForCausalLM")
-        self.model: Any = model.requires_grad_(False).to(self.device)
-        self.batch_size = batch_size
-        room = getattr(model.config, "max_position_embeddings", None)
-        limits = [limit for limit in (max_length, room) if limit is not None]
-        self.max_length = min(limits) if limits else None
-
-    @torch.no_grad()
-    def log_likelihoods(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Log-likelihood of each text, float64 ``(B,)`` nats, and the number of tokens predicted, int64 ``(B,)``."""
-        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"][: self.max_length] for text in texts]
-        totals = torch.zeros(len(ids), dtype=torch.float64)
-        counts = torch.tensor([max(0, len(row) - 1) for row in ids], dtype=torch.int64)
-        told = [row for row in sorted(range(len(ids)), key=lambda row: len(ids[row])) if len(ids[row]) > 1]
-        for start in range(0, len(told), self.batch_size):
-            rows = told[start : start + self.batch_size]
-            longest = len(ids[rows[-1]])
-            batch = torch.zeros(len(rows), longest, dtype=torch.int64)
-            mask = torch.zeros_like(batch)
-            for index, row in enumerate(rows):
-                batch[index, : len(ids[row])] = torch.tensor(ids[row])
-                mask[index, : len(ids[row])] = 1
-            batch, mask = batch.to(self.device), mask.to(self.device)
-            logits = self.model(input_ids=batch, attention_mask=mask).logits[:, :-1].float()
-            loss = torch.nn.functional.cross_entropy(logits.mT, batch[:, 1:], reduction="none").double()
-            totals[rows] = -(loss * mask[:, 1:]).sum(-1).cpu()
-        return totals, counts
-
-    def __call__(self, texts: Sequence[str]) -> float:
-        """The perplexity of all texts together.
-
-        Raises:
-            InvalidArgumentError: no text has two tokens.
-        """
-        totals, counts = self.log_likelihoods(texts)
-        if int(counts.sum()) == 0:
-            raise InvalidArgumentError("no text has two tokens, so that there is nothing to predict; give longer ones.")
-        return math.exp(-float(totals.sum()) / int(counts.sum()))
+    if free is not None and not bool(free.unfold(1, n, 1).all(-1).any()):
+        return float("nan")
+    return float(distinct_n(tokens, n, free))
 
 
 @dataclass(frozen=True)
@@ -99,8 +60,8 @@ class WinRate:
 
     Attributes:
         raw: mean probability of a win.
-        length_controlled: that at equal lengths, by the fit.
-        length_effect: log-odds by which one (saturated) standard deviation of length moves the judge.
+        length_controlled: that at equal lengths, by the fit; NaN where the lengths always differ by the same amount.
+        length_effect: log-odds by which one (saturated) standard deviation of length moves the judge; NaN as well.
         num_games: N.
     """
 
@@ -117,7 +78,8 @@ def length_controlled_win_rate(wins: ArrayLike, length_differences: ArrayLike, *
               \text{reported: } \sigma(\theta)
 
     fitted to probabilities or outcomes, ties being 1/2, by maximum likelihood with a normal prior on the length effect,
-    which keeps it finite where length alone decides. Swapping the sides gives 1 less the rate.
+    which keeps it finite where length alone decides. Swapping the sides gives 1 less the rate. Where the lengths always
+    differ by the same amount their effect is undetermined, and the rate at equal lengths is NaN.
 
     Args:
         wins: probability that the first side wins each game, in [0, 1], ``(N,)``.
@@ -125,8 +87,7 @@ def length_controlled_win_rate(wins: ArrayLike, length_differences: ArrayLike, *
         prior_sd: standard deviation of the prior on :math:`\phi`, which is centred at 0; infinity: no prior.
 
     Raises:
-        InvalidArgumentError: no game, other shapes, values outside of [0, 1], or lengths that always differ by the same
-            amount, which leaves their effect undetermined.
+        InvalidArgumentError: no game, other shapes, or values outside of [0, 1].
     """
     y, d = np.asarray(wins, dtype=float), np.asarray(length_differences, dtype=float)
     if y.ndim != 1 or y.shape != d.shape or not len(y):
@@ -140,10 +101,7 @@ def length_controlled_win_rate(wins: ArrayLike, length_differences: ArrayLike, *
         return WinRate(rate, rate, 0.0, len(y))
     spread = float(d.std())
     if spread == 0.0:
-        raise InvalidArgumentError(
-            f"all length differences are {d[0]:g}, so that the effect of length cannot be told from the rest; give "
-            "responses of varying length."
-        )
+        return WinRate(float(y.mean()), float("nan"), float("nan"), len(y))
     x = np.tanh(d / spread)
     penalty = 1.0 / (prior_sd**2 * len(y))
 
@@ -161,15 +119,27 @@ def length_controlled_win_rate(wins: ArrayLike, length_differences: ArrayLike, *
     return WinRate(float(y.mean()), float(expit(theta)), float(phi), len(y))
 
 
-def play(
+class Games(NamedTuple):
+    """What a judge said of N pairs of responses.
+
+    Attributes:
+        wins: probability that the first side's response is the better one, float64 ``(N,)``.
+        length_differences: characters of it less those of the other one, float64 ``(N,)``.
+    """
+
+    wins: np.ndarray[Any, Any]
+    length_differences: np.ndarray[Any, Any]
+
+
+def play_games(
     judge: Judge,
     prompts: Sequence[str],
     responses: Sequence[str],
     baselines: Sequence[str],
     *,
     both_orders: bool = True,
-) -> WinRate:
-    """Let a judge compare two sets of responses to the same prompts; lengths are numbers of characters.
+) -> Games:
+    """Let a judge compare two sets of responses to the same prompts.
 
     Args:
         judge: asked once for each game and order.
@@ -180,7 +150,7 @@ def play(
 
     Raises:
         InvalidArgumentError: other numbers of texts.
-        RewardError: the judge's answer is no probability.
+        RewardError: the judge failed, or its answer is no probability; with the prompt and the cause.
     """
     if not len(prompts) == len(responses) == len(baselines):
         raise InvalidArgumentError(
@@ -191,14 +161,38 @@ def play(
         win = _ask(judge, prompt, ours, theirs)
         wins.append((win + 1.0 - _ask(judge, prompt, theirs, ours)) / 2 if both_orders else win)
     lengths = [len(ours) - len(theirs) for ours, theirs in zip(responses, baselines, strict=True)]
-    return length_controlled_win_rate(wins, lengths)
+    return Games(np.array(wins, dtype=float), np.array(lengths, dtype=float))
+
+
+def play(
+    judge: Judge,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    baselines: Sequence[str],
+    *,
+    both_orders: bool = True,
+) -> WinRate:
+    """The win rate in the games that `play_games` plays, of which it takes the arguments and raises the errors."""
+    return length_controlled_win_rate(*play_games(judge, prompts, responses, baselines, both_orders=both_orders))
 
 
 def _ask(judge: Judge, prompt: str, first: str, second: str) -> float:
-    answer = float(judge(prompt, first, second))
-    if not 0.0 <= answer <= 1.0:
-        raise RewardError(f"the judge answered {answer} to the prompt {prompt!r}; it must give a value in [0, 1].")
-    return answer
+    try:
+        answer = judge(prompt, first, second)
+    except Exception as error:  # whatever the user's function, or the service behind it, raises
+        raise RewardError(
+            f"the judge failed on the prompt {prompt!r} ({type(error).__name__}: {error}); mend it, or let it retry."
+        ) from error
+    try:
+        value = float(answer)
+    except (TypeError, ValueError, RuntimeError):
+        value = float("nan")
+    if isinstance(answer, str) or not 0.0 <= value <= 1.0:
+        raise RewardError(
+            f"the judge answered {answer!r} to the prompt {prompt!r}; it must give the probability that the first "
+            "response is better, a number in [0, 1]."
+        )
+    return value
 
 
 def reward_judge(score: Callable[[list[str]], Tensor]) -> Judge:

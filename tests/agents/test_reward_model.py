@@ -1,7 +1,6 @@
 """From pairs of texts to a reward, through the command line: accuracy, resumption, refusals."""
 
 import csv
-import gzip
 import json
 import math
 import random
@@ -13,7 +12,7 @@ import torch
 
 from agents.reward_model import main
 from agents.reward_modelling import Pair, RewardModelConfig, read_pairs, split_pairs, train_reward_model
-from sepo_env.errors import CheckpointError, InvalidArgumentError
+from sepo_env.errors import CheckpointError
 from sepo_env.rewards.sequence_classifier import SequenceClassifierReward
 from tests.hf_models import transformers
 
@@ -123,6 +122,65 @@ def test_resuming_is_exact(tmp_path: Path) -> None:
         train_reward_model(config("whole"), progress=False, resume=True)
 
 
+def small(pairs: Path, folder: Path, **changes: Any) -> RewardModelConfig:
+    shape = {"width": 16, "depth": 1, "heads": 2, "vocab_size": 270, "max_length": 64}
+    run = {"num_epochs": 2, "batch_size": 8, "save_every": 3, "device": "cpu"}
+    return RewardModelConfig(str(pairs), str(folder), **(shape | run | changes))
+
+
+@pytest.mark.parametrize("damage", ["weights", "optimiser"])
+def test_a_damaged_checkpoint_is_passed_over(damage: str, tmp_path: Path) -> None:
+    config = small(write_pairs(tmp_path / "pairs.jsonl", make_pairs(40)), tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train_reward_model(config, progress=False, callbacks=[stop_at(8)])
+    newest = tmp_path / "run" / "checkpoints" / "checkpoint-6"
+    if damage == "weights":
+        content = (newest / "model.safetensors").read_bytes()
+        (newest / "model.safetensors").write_bytes(content[: len(content) // 2])
+    else:
+        (newest / "optimizer.pt").unlink()
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train_reward_model(config, progress=False, resume=True, callbacks=[stop_at(3)], say=said.append)
+    (line,) = said
+    assert line.startswith(f"{newest} is not whole (")
+    assert line.endswith("checkpoint-3.")
+    assert "that of step 3" in caught.value.__notes__[0]
+    with pytest.warns(UserWarning, match="checkpoint-6 is not whole"):
+        outcome = train_reward_model(config, progress=False, resume=True)
+    assert outcome.num_steps == 10
+
+
+def test_a_mistake_in_the_base_leaves_the_folder_free(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = write_pairs(tmp_path / "pairs.jsonl", make_pairs(20))
+    flags = ["--pairs", str(pairs), "--log-dir", str(tmp_path / "run"), "--num-epochs", "1", "--quiet", *SMALL]
+    assert main([*flags, "--base", str(tmp_path / "absent")]) == 1
+    assert "no folder with a config.json" in capsys.readouterr().err
+    assert main(flags) == 0
+
+
+def test_pairs_that_are_equal_after_the_cut_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Cut on the left: what is different stands too far in front.
+    equal = [Pair(f"{n} yes {'z' * 80}", f"{n} no {'z' * 80}") for n in range(20)]
+    pairs = write_pairs(tmp_path / "pairs.jsonl", make_pairs(20))
+    held_out = write_pairs(tmp_path / "held_out.jsonl", [*equal[:3], Pair("good", "bad")])
+    config = small(pairs, tmp_path / "run", num_epochs=1, eval_pairs=str(held_out), max_length=70)
+    outcome = train_reward_model(config, progress=False)
+    assert (outcome.num_training, outcome.num_held_out, outcome.num_dropped) == (20, 1, 3)
+    assert outcome.num_truncated >= 6
+    card = json.loads((outcome.folder / "reward_model.json").read_text())
+    assert (card["num_dropped_pairs"], card["num_truncated_texts"]) == (3, outcome.num_truncated)
+    write_pairs(held_out, equal[:3])
+    flags = ["--pairs", str(pairs), "--eval-pairs", str(held_out), "--log-dir", str(tmp_path / "other"), *SMALL]
+    assert main([*flags, "--max-length", "70"]) == 1
+    assert "none of the 3 held-out pairs has two different texts within 70 tokens" in capsys.readouterr().err
+    assert main([*flags, "--max-length", "256", "--num-epochs", "1"]) == 0
+    write_pairs(held_out, [*equal[:3], Pair("good", "bad")])
+    flags[5] = str(tmp_path / "third")
+    assert main([*flags, "--max-length", "70", "--num-epochs", "1"]) == 0
+    assert "3 pairs were left out because their texts were the same" in capsys.readouterr().err
+
+
 def test_a_language_model_may_be_the_base(tmp_path: Path) -> None:
     library = transformers()
     pairs = make_pairs(40)
@@ -151,59 +209,6 @@ def test_a_language_model_may_be_the_base(tmp_path: Path) -> None:
     assert reward.max_length == 48  # no more than the model has room for
     # The end of a text counts: what is cut off is its beginning.
     assert torch.equal(*(reward.score_texts(["x" * n + "z" * 200]) for n in (1, 300)))
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{not json", "line 3: no JSON .*write one object a line"),
-        ('["a", "b"]', "line 3: expected an object, found a list"),
-        ('{"chosen": "a", "reject": "b"}', "line 3: no entry 'rejected', only \\['chosen', 'reject'\\]"),
-        ('{"chosen": [{"role": "user"}], "rejected": "b"}', "line 3: 'chosen' is a list, expected a text; join the"),
-        ('{"chosen": "a", "rejected": " "}', "line 3: 'rejected' is empty; take the line out"),
-    ],
-)
-def test_a_malformed_line_is_named(line: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl"
-    path.write_text('{"chosen": "a", "rejected": "b"}\n\n' + line + "\n")
-    with pytest.raises(InvalidArgumentError, match=message):
-        read_pairs(path)
-
-
-def test_files_that_hold_no_pairs(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
-        read_pairs(tmp_path / "absent.jsonl")
-    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CheckpointError, match="no text file"):
-        read_pairs(tmp_path / "binary.jsonl")
-    with pytest.raises(InvalidArgumentError, match="has 1 pairs, none of two different texts"):
-        read_pairs(write_pairs(tmp_path / "same.jsonl", [Pair("a", "a")]))
-
-
-def test_gzip_and_equal_texts(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl.gz"
-    with gzip.open(path, "wt") as file:
-        file.write('{"chosen": "ä", "rejected": "b", "more": 1}\n{"chosen": "c", "rejected": "c"}\n')
-    assert read_pairs(path) == [Pair("ä", "b")]
-
-
-def test_no_prompt_stands_on_both_sides() -> None:
-    pairs = [
-        Pair(f"\n\nHuman: {n}\n\nAssistant: yes {i}", f"\n\nHuman: {n}\n\nAssistant: no")
-        for n in range(10)
-        for i in "ab"
-    ]
-    training, held_out = split_pairs(pairs, 0.3, seed=1)
-    assert (len(training), len(held_out)) == (14, 6)
-    assert not {pair.prompt for pair in training} & {pair.prompt for pair in held_out}
-    assert split_pairs(pairs, 0.3, seed=1) == (training, held_out)
-    assert split_pairs(pairs, 0.3, seed=2) != (training, held_out)
-    plain = [Pair("a", "b"), Pair("a", "b"), Pair("c", "d")]
-    training, held_out = split_pairs(plain, 0.1, seed=0)
-    assert not set(training) & set(held_out)
-    assert len(training) + len(held_out) == 3
-    with pytest.raises(InvalidArgumentError, match="only one different pair"):
-        split_pairs(plain[:2], 0.1, seed=0)
 
 
 def test_the_command_line_teaches_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
 import language
 import pandas as pd
 import pytest
+import torch
 
 from agents import REINFORCE
 from sepo_env import tasks
-from sepo_env.errors import InvalidArgumentError
-from sepo_env.tasks.language_metrics import Perplexity, play
-from sepo_env.tasks.metrics import distinct_n
+from sepo_env.assets import asset_path
+from sepo_env.errors import InvalidArgumentError, RewardError, UnknownOptionError
+from sepo_env.tasks.language_metrics import Perplexity, distinct_n_written, play
 
 spec = importlib.util.spec_from_file_location("hf_models", Path(__file__).parents[1] / "hf_models.py")
 assert spec is not None
@@ -57,15 +59,21 @@ def test_the_table_is_of_the_texts_that_are_written(options: language.Options, c
     for row in table.itertuples():
         chosen = texts[(texts["side"] == row.side) & (texts["steps"] == row.steps)]
         tokens = task.encode(list(chosen["text"]))
-        assert row.perplexity == pytest.approx(perplexity(list(chosen["text"])))
+        given = list(chosen["prompt"])
+        assert row.perplexity == pytest.approx(perplexity(list(chosen["text"]), given))
+        assert row.perplexity != pytest.approx(perplexity(list(chosen["text"])))
         assert row.held_out_mean == pytest.approx(float(task.judge()(tokens).mean()), abs=1e-6)
         if bool((tokens < task.num_tokens).all()):  # a text may be spelled in fewer tokens than it was written with
-            assert row.distinct_2 == pytest.approx(float(distinct_n(tokens, 2)), abs=0.05)
+            free = task.encode(given) == task.num_tokens
+            assert row.distinct_2 == pytest.approx(distinct_n_written(tokens, 2, free), abs=0.05)
+    lines = asset_path("text_rlhf_prompts.jsonl").read_text().splitlines()
+    beginnings = {json.loads(line)["prompt"] for line in lines}
     # The untrained agent is the pretrained denoiser: the same prompts, the same texts, no winner.
     for _, group in texts.groupby("steps"):
         ours, theirs = (group[group["side"] == side].reset_index(drop=True) for side in ("mine", "pretrained"))
         assert ours["text"].tolist() == theirs["text"].tolist()
-        assert all(text.startswith(p) for p, text in zip(ours["prompt"], ours["text"], strict=True))
+        assert ours["text"].tolist() == (ours["prompt"] + ours["response"]).tolist()
+        assert set(ours["prompt"]) <= beginnings
     assert table["win_rate"].tolist() == pytest.approx([0.5] * 4)
 
 
@@ -75,6 +83,10 @@ def test_win_rates_are_against_the_pretrained_denoiser(options: language.Options
     drawers["mine"] = lambda steps, seed, draw=drawers["pretrained"]: draw(steps, seed + 1000)  # type: ignore[misc]
     given = language.prompts_of(task, 6, options.seed)
     assert given is not None
+
+    def judge(prompt: str, first: str, second: str) -> float:
+        return 0.5 + 0.4 * ((first > second) - (first < second))
+
     table, texts = language.evaluate(task, drawers, options, judge=judge)
     assert "perplexity" not in table
     chosen = texts[texts["steps"] == 2]
@@ -82,6 +94,87 @@ def test_win_rates_are_against_the_pretrained_denoiser(options: language.Options
     games = play(judge, list(ours["prompt"]), list(ours["response"]), list(theirs["response"]))
     row = table[(table["side"] == "mine") & (table["steps"] == 2)].iloc[0]
     assert (row["win_rate"], row["win_rate_length_controlled"]) == (games.raw, games.length_controlled)
+    assert row["win_rate_low"] <= row["win_rate"] <= row["win_rate_high"]
+    assert ours["win"].mean() == pytest.approx(games.raw)
+    report = language.write_results(table, texts, options.output, "command")
+    assert f"{games.raw:.3f} [{row['win_rate_low']:.3f}, {row['win_rate_high']:.3f}]" in report
+
+
+def test_what_is_done_survives_a_failing_judge(options: language.Options) -> None:
+    asked = []
+
+    def failing(prompt: str, first: str, second: str) -> float:
+        asked.append(prompt)
+        if len(asked) > 12:  # both orders of six texts: the second number of steps
+            raise ConnectionError("no route")
+        return 0.5
+
+    options.output.mkdir()
+    (options.output / "language.md").write_text("of an earlier run")
+    with pytest.raises(RewardError, match="ConnectionError: no route") as caught:
+        language.main(options, "command", judge=failing)
+    assert caught.value.__notes__ == [f"What was done until then is in {options.output}."]
+    assert {path.name for path in options.output.iterdir()} == {"language.csv", "samples.csv"}
+    table, texts = (pd.read_csv(options.output / name) for name in ("language.csv", "samples.csv"))
+    assert table[["side", "steps"]].to_numpy().tolist() == [[s, k] for k in (2, 4) for s in ("pretrained", "mine")]
+    assert table["win_rate"].isna().tolist() == [False, False, False, True]
+    assert table["perplexity"].notna().all()
+    assert len(texts) == 24
+
+
+def test_ctrl_c_keeps_the_texts(options: language.Options) -> None:
+    def interrupted(prompt: str, first: str, second: str) -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        language.main(options, "command", judge=interrupted)
+    assert str(options.output) in caught.value.__notes__[0]
+    assert len(pd.read_csv(options.output / "samples.csv")) == 12
+
+
+class Wordless:
+    """The parts of a task that texts are parted with: pieces that begin with "##" belong to the word before."""
+
+    num_tokens = 4
+    pieces = ("sun", "##day", "is", "_")
+
+    def decode(self, tokens: torch.Tensor) -> list[str]:
+        return [" ".join(self.pieces[i] for i in row).replace(" ##", "") for row in tokens.tolist()]
+
+
+def test_responses_are_read_in_the_context_of_their_prompts() -> None:
+    task = Wordless()
+    tokens = torch.tensor([[0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2]])
+    given = torch.tensor([[0, 4, 4], [4, 1, 4], [4, 4, 4], [0, 1, 4]])
+    prompts, responses = language.prompts_and_responses(task, tokens, given)  # type: ignore[arg-type]
+    # A given token behind a free one: no prompt, and the whole is the response.
+    assert prompts == ["sun", "", "", "sunday"]
+    assert responses == ["day is", "sunday is", "sunday is", " is"]
+
+
+def test_an_agent_of_a_reward_that_only_its_trainer_had(options: language.Options, tmp_path: Path) -> None:
+    denoiser = hf_models.save_masked_lm(tmp_path / "lm")
+    task = tasks.make("text_rlhf", denoiser=denoiser, length=6)
+    REINFORCE(task, reward=lambda texts: [len(text) for text in texts], device="cpu").save(tmp_path / "own" / "agent")
+    given = json.dumps({"denoiser": str(denoiser), "length": 6})
+    fields = {"task_options": given, "agents": (tmp_path / "own" / "agent",), "perplexity_model": None}
+    assert language.main(language.Options(**{**vars(options), **fields}), "command") == 0
+    assert set(pd.read_csv(options.output / "language.csv")["side"]) == {"pretrained", "own"}
+
+
+def test_a_judge_that_was_trained_on_is_pointed_out(options: language.Options, tmp_path: Path) -> None:
+    reward_model = hf_models.save_classifier(tmp_path / "judge")
+    fields = {"judge_model": reward_model, "perplexity_model": None, "steps": (2,)}
+    reward = json.dumps({"reward_model": f"{tmp_path}/mine/../judge"})
+    for task_options, pointed_out in [(reward, True), ("{}", False)]:
+        chosen = language.Options(**{**vars(options), **fields, "task_options": task_options})
+        assert language.main(chosen, "command") == 0
+        assert ("training maximised" in (options.output / "language.md").read_text()) is pointed_out
+
+
+def test_an_option_that_the_task_does_not_have(options: language.Options) -> None:
+    with pytest.raises(UnknownOptionError, match="did you mean 'reward_model'.*It takes: denoiser, "):
+        language.main(language.Options(**{**vars(options), "task_options": '{"rewardmodel": "x"}'}), "")
 
 
 @pytest.mark.parametrize("wrong", [{"steps": ()}, {"num_samples": 1}, {"task_options": "["}, {"task_options": "[1]"}])
@@ -107,6 +200,13 @@ def test_a_judge_of_the_users_own_by_the_name_of_its_file(options: language.Opti
     ]:
         with pytest.raises(InvalidArgumentError, match=message):
             language.load_judge(name)
+    (tmp_path / "beside_the_judge.py").write_text("SURE = 1.0\n")
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom beside_the_judge import SURE\n"
+        "@dataclass\nclass Judge:\n    answer: float = SURE\n"
+        "    def __call__(self, prompt, first, second):\n        return self.answer\nask = Judge()\n"
+    )
+    assert language.load_judge(f"{path}:ask")("", "b", "a") == 1.0
     path.write_text("1 / 0")
     with pytest.raises(InvalidArgumentError, match="fails with ZeroDivisionError"):
         language.load_judge(f"{path}:ask")

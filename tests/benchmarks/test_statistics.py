@@ -11,9 +11,12 @@ from comparison.statistics import (
     interquartile_estimate,
     interquartile_mean,
     probability_of_improvement,
+    win_rate_estimates,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from sepo_env.tasks.language_metrics import Games, length_controlled_win_rate
 
 RUNS = st.lists(st.floats(-10, 10), min_size=1, max_size=8)
 
@@ -64,3 +67,22 @@ def test_probability_of_improvement_is_the_mann_whitney_statistic(x: list[float]
 
 def test_a_method_that_always_wins_wins_with_certainty() -> None:
     assert probability_of_improvement([2.0, 3.0], [0.0, 1.0]) == (1.0, 1.0, 1.0)
+
+
+def test_win_rates_have_intervals_over_the_prompts() -> None:
+    generator = np.random.default_rng(0)
+    wins, lengths = generator.beta(6, 4, 400), generator.normal(5.0, 20.0, 400).round()
+    raw, controlled = win_rate_estimates(Games(wins, lengths))
+    found = length_controlled_win_rate(wins, lengths)
+    assert (raw.value, controlled.value) == (found.raw, found.length_controlled)
+    # The normal interval of a mean of 400.
+    half = 1.96 * wins.std() / np.sqrt(400)
+    assert (raw.low, raw.high) == pytest.approx((raw.value - half, raw.value + half), abs=0.15 * half)
+    assert controlled.low < controlled.value < controlled.high
+    assert win_rate_estimates(Games(wins, lengths)) == (raw, controlled)
+    # Lengths that always differ by the same amount, and a single game.
+    raw, controlled = win_rate_estimates(Games(wins, np.full(400, 3.0)))
+    assert raw.low < raw.value < raw.high
+    assert np.isnan(controlled).all()
+    single, _ = win_rate_estimates(Games(wins[:1], lengths[:1]))
+    assert np.isnan([single.low, single.high]).all()

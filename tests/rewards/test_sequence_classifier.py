@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
 from sepo_env.rewards.sequence_classifier import SequenceClassifierReward
-from tests.hf_models import POSITIONS, save_classifier, save_masked_lm, transformers
+from tests.hf_models import POSITIONS, make_tokenizer, save_classifier, save_masked_lm, transformers
 
 WORDS = "abcd"
 TOKENS = torch.tensor([[0, 1, 2, 4], [3, 4, 4, 4], [2, 2, 0, 1], [1, 0, 4, 4], [3, 3, 3, 4]])
@@ -69,6 +69,48 @@ def test_long_texts_are_cut(folders: dict[str, Path]) -> None:
     short = SequenceClassifierReward(folders["one"], decode=decode, max_length=4)
     values = short.score_texts(["a b", "a b c", "a"])
     assert values[0] == values[1] != values[2]
+
+
+def save_kind(folder: Path, kind: str, **settings: object) -> Path:
+    """A tiny classifier of another architecture; its tokenizer names no maximum."""
+    library, tokenizer = transformers(), make_tokenizer()
+    if kind == "T5":  # reads the answer off at the end of the text
+        tokenizer.eos_token = "[SEP]"
+    config = getattr(library, f"{kind}Config")(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        num_labels=1,
+        **settings,
+    )
+    library.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("Bloom", {"hidden_size": 16, "n_layer": 1, "n_head": 2}),
+        ("T5", {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}),
+    ],
+)
+def test_models_without_a_position_table_read_the_whole_text(
+    kind: str, settings: dict[str, object], tmp_path: Path
+) -> None:
+    reward = SequenceClassifierReward(save_kind(tmp_path, kind, **settings), decode=decode)
+    assert reward.max_length is None
+    values = reward.score_texts(["a b c d " * 30 + letter for letter in "ab"])
+    assert torch.isfinite(values).all()
+    assert values[0] != values[1]
+
+
+def test_rows_of_the_table_that_belong_to_padding_are_no_room(tmp_path: Path) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    folder = save_kind(tmp_path, "Roberta", max_position_embeddings=POSITIONS, **shape)
+    reward = SequenceClassifierReward(folder, decode=decode)
+    assert reward.max_length == POSITIONS - reward.tokenizer.pad_token_id - 1
+    assert torch.isfinite(reward.score_texts(["a b c d " * 10])).all()
 
 
 def test_wrong_uses_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:

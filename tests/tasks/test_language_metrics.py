@@ -11,7 +11,13 @@ import torch
 from scipy.special import expit
 
 from sepo_env.errors import CheckpointError, InvalidArgumentError, RewardError
-from sepo_env.tasks.language_metrics import Perplexity, length_controlled_win_rate, play, reward_judge
+from sepo_env.tasks.language_metrics import (
+    Perplexity,
+    distinct_n_written,
+    length_controlled_win_rate,
+    play,
+    reward_judge,
+)
 
 spec = importlib.util.spec_from_file_location("hf_models", Path(__file__).parents[1] / "hf_models.py")
 hf_models = importlib.util.module_from_spec(spec)
@@ -88,6 +94,70 @@ def test_texts_are_cut_to_the_room_of_the_model(folder, tmp_path) -> None:
         Perplexity(tmp_path)
 
 
+def test_a_bidirectional_model_is_refused(tmp_path) -> None:
+    torch.manual_seed(0)
+    bert = hf_models.save_masked_lm(tmp_path / "bert", tie_word_embeddings=True)
+    with pytest.raises(CheckpointError, match="BertLMHeadModel is not causal.*give a causal language model"):
+        Perplexity(bert)
+    library, tokenizer = hf_models.transformers(), hf_models.make_tokenizer()
+    # As random as a fresh one: its attention hardly moves anything.
+    library.BertForMaskedLM(hf_models.make_config("bert", tokenizer)).save_pretrained(tmp_path / "fresh")
+    tokenizer.save_pretrained(tmp_path / "fresh")
+    with pytest.raises(CheckpointError, match="not causal"):
+        Perplexity(tmp_path / "fresh")
+    library.BertLMHeadModel(hf_models.make_config("bert", tokenizer, is_decoder=True)).save_pretrained(tmp_path / "ok")
+    tokenizer.save_pretrained(tmp_path / "ok")
+    assert Perplexity(tmp_path / "ok")(["a b c"]) > 1
+
+
+def test_a_prompt_is_context_and_not_predicted(folder) -> None:
+    perplexity = Perplexity(folder, batch_size=2)
+    weights = dict(perplexity.model.transformer.state_dict())
+    texts, prompts = ["a b c d d", "a b c d d", "c c a", "d a b", "b"], ["a b", "", "c c a", "d", "b"]
+
+    def by_hand(text, prompt):
+        ids = [[hf_models.LETTERS.index(letter) + 5 for letter in part.split()] for part in (text, prompt)]
+        return hand_log_likelihood(weights, ids[0]) - hand_log_likelihood(weights, ids[1])
+
+    totals, counts = perplexity.log_likelihoods(texts, prompts)
+    assert counts.tolist() == [3, 4, 0, 2, 0]
+    assert totals.tolist() == pytest.approx([by_hand(*pair) for pair in zip(texts, prompts, strict=True)], abs=1e-5)
+    assert perplexity(texts, prompts) == pytest.approx(math.exp(-float(totals.sum()) / 9))
+    assert perplexity(texts, [""] * 5) == pytest.approx(perplexity(texts))
+    for wrong, message in [(["a b"], "one for each"), (["b", *prompts[1:]], "does not begin with its prompt 'b'")]:
+        with pytest.raises(InvalidArgumentError, match=message):
+            perplexity(texts, wrong)
+
+
+def test_a_token_across_the_border_is_the_responses(folder) -> None:
+    perplexity = Perplexity(folder)
+    perplexity.tokenizer = hf_models.make_tokenizer((*hf_models.SPECIALS, "a", "b", "ab", "d"))
+    assert perplexity.log_likelihoods(["a ab d"], ["a a"])[1].tolist() == [2]
+
+
+def test_a_tokenizer_without_offsets_finds_the_border_by_the_prompts_tokens(folder) -> None:
+    perplexity, tokenizer = Perplexity(folder), hf_models.make_tokenizer((*hf_models.SPECIALS, "a", "b", "ab", "d"))
+
+    class Slow:
+        is_fast = False
+
+        def __call__(self, text, return_offsets_mapping=False, **options):
+            assert not return_offsets_mapping
+            return tokenizer(text, **options)
+
+    perplexity.tokenizer = Slow()
+    assert perplexity.log_likelihoods(["a ab d", "a ab d"], ["a a", "a ab"])[1].tolist() == [2, 1]
+
+
+def test_n_grams_are_counted_where_something_was_written() -> None:
+    tokens = torch.tensor([[7, 7, 0, 0, 1], [7, 0, 0, 1, 2]])
+    free = torch.tensor([[False, False, True, True, True], [False, True, True, True, False]])
+    assert distinct_n_written(tokens, 1, free) == pytest.approx(2 / 6)
+    assert distinct_n_written(tokens, 2, free) == pytest.approx(2 / 4)
+    assert math.isnan(distinct_n_written(tokens, 4, free))
+    assert distinct_n_written(tokens, 1) == pytest.approx(4 / 10)
+
+
 def games(count=4000, theta=0.0, phi=0.0, mean=0.0, seed=0):
     generator = np.random.default_rng(seed)
     lengths = generator.normal(mean, 10.0, count)
@@ -130,8 +200,10 @@ def test_extreme_and_degenerate_games() -> None:
     assert length_controlled_win_rate([0.5] * 4, [1, -2, 5, 9]).length_controlled == pytest.approx(0.5, abs=1e-9)
     always = length_controlled_win_rate([True] * 6, [3, -3, 1, -1, 2, -2])
     assert always.length_controlled > 0.999
-    with pytest.raises(InvalidArgumentError, match="varying length"):
-        length_controlled_win_rate([1, 0], [4, 4])
+    # A difference that never varies tells nothing of its effect; the raw rate is there all the same.
+    constant = length_controlled_win_rate([1, 0, 1, 1], [4] * 4)
+    assert constant.raw == 0.75
+    assert math.isnan(constant.length_controlled)
     with pytest.raises(InvalidArgumentError, match="some game"):
         length_controlled_win_rate([], [])
     with pytest.raises(InvalidArgumentError, match="in \\[0, 1\\]"):
@@ -148,10 +220,22 @@ def test_both_orders_take_out_a_preference_for_the_first_place() -> None:
     assert play(judge, [""] * 3, ours, theirs, both_orders=False).raw == pytest.approx((0.8 + 0.3 + 0.8) / 3)
     first = play(lambda p, a, b: True, [""] * 3, ours, theirs)
     assert (first.raw, first.num_games) == (0.5, 3)
-    with pytest.raises(RewardError, match="7.0"):
+    with pytest.raises(RewardError, match="answered 7 to"):
         play(lambda p, a, b: 7, ["say"], ["a"], ["b"])
+    for answer in ("A", None, "0.5", [0.5], math.nan):
+        with pytest.raises(RewardError, match="to the prompt 'say'; it must give the probability"):
+            play(lambda p, a, b, answer=answer: answer, ["say"], ["a"], ["b"])
     with pytest.raises(InvalidArgumentError, match="as many of each"):
         play(judge, ["say"], ours, theirs)
+
+
+def test_a_judge_that_fails_is_named_with_the_prompt() -> None:
+    def judge(prompt, first, second):
+        raise ConnectionError("no route to the service")
+
+    with pytest.raises(RewardError, match="the prompt 'say' \\(ConnectionError: no route") as caught:
+        play(judge, ["say"], ["a"], ["b"])
+    assert isinstance(caught.value.__cause__, ConnectionError)
 
 
 def test_a_reward_model_judges_prompt_and_response_together() -> None:

@@ -1,0 +1,99 @@
+"""The folder of a training: whose it is, and the checkpoint to go on from."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from agents.checkpoint import write_atomically
+from agents.reward_modelling.config import FREE_ON_RESUME, RewardModelConfig
+from sepo_env.errors import CheckpointError
+
+CHECKPOINT_FOLDER = "checkpoints"
+RUN_FILE = "run.json"
+FORMAT = "agents.reward_model/1"
+
+_STATE_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+_INDEX = "model.safetensors.index.json"
+
+
+def check_new(folder: Path) -> None:
+    """Raise a CheckpointError if the folder is another run's."""
+    if (folder / RUN_FILE).exists():
+        raise CheckpointError(
+            folder / RUN_FILE, "a run stands there already", "continue it with resume, or choose another log_dir"
+        )
+
+
+def claim(folder: Path, config: RewardModelConfig, identity: dict[str, str]) -> None:
+    """Make a folder this run's own."""
+    check_new(folder)
+    description = {"format": FORMAT, "settings": config.to_dict(), **identity}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / RUN_FILE, json.dumps(description, indent=2).encode())
+
+
+def check_resumed(folder: Path, config: RewardModelConfig, identity: dict[str, str]) -> None:
+    """Raise a CheckpointError unless the folder is that of this run."""
+    path = folder / RUN_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = found["settings"]
+        if found["format"] != FORMAT:
+            raise ValueError(f"its format is {found['format']!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            path, f"no run to resume ({error!r})", "check log_dir, or start without resume"
+        ) from error
+    pairs = [(name, found.get(name), value) for name, value in identity.items()]
+    pairs += [(n, settings.get(n), v) for n, v in config.to_dict().items() if n not in FREE_ON_RESUME]
+    differing = [f"{name} was {old!r}, is {new!r}" for name, old, new in pairs if old != new]
+    if differing:
+        raise CheckpointError(
+            path, f"it belongs to a run with other settings ({'; '.join(differing)})", "resume with those of the run"
+        )
+
+
+def find_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run, if any, and what is wrong with each newer one."""
+    found = sorted((folder / CHECKPOINT_FOLDER).glob("checkpoint-*"), key=_step, reverse=True)
+    faults: list[str] = []
+    for path in found:
+        fault = _fault(path)
+        if fault is None:
+            return path, faults
+        faults.append(f"{path} is not whole ({fault})")
+    return None, faults
+
+
+def _step(path: Path) -> int:
+    number = path.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def _fault(path: Path) -> str | None:
+    """What a checkpoint lacks; None if it is whole."""
+    try:
+        int(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+        weights = ["model.safetensors"]
+        if (path / _INDEX).exists():
+            weights = sorted(set(json.loads((path / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        for name in weights:
+            with safe_open(path / name, framework="pt"):  # reads the header, and compares it with the file's length
+                pass
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        return f"{type(error).__name__}: {error}"
+    # torch's archives have their table at the end.
+    return next((f"{name} is missing or cut off" for name in _STATE_FILES if not zipfile.is_zipfile(path / name)), None)
+
+
+def describe_checkpoint(folder: Path) -> str:
+    """Where an interrupted run can go on, in words."""
+    last: Any = find_checkpoint(folder)[0]
+    if last is None:
+        return "No checkpoint has been written yet."
+    return f"The last checkpoint is that of step {_step(last)}, in {last}."
