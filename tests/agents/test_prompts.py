@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from agents import AGENTS, DDPO, PPO, SEPO, Agent, AgentConfig, agent_class, trainer
-from agents.batch import add_group_advantages, alone, prompt_figures
+from agents import AGENTS, DDPO, SEPO, Agent, AgentConfig, agent_class, trainer
 from agents.collect import collect, derived_seed
 from agents.evaluation import Evaluator
 from agents.losses import PathForm, ReinforceLoss, SEPOLoss, SNISForm
@@ -170,45 +169,6 @@ def test_a_run_on_other_prompts_is_another_run(tmp_path: Path) -> None:
     run(agent("A???"), resume=True)
     with pytest.raises(CheckpointError, match="prompts"):
         run(agent("B???"), resume=True)
-
-
-class Untouched(TabularDenoiser):
-    """Refuses to be evaluated."""
-
-    def forward(self, tokens: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("the network was evaluated")
-
-
-def test_prompts_of_which_none_repeats_are_refused_before_anything_is_spent(tmp_path: Path) -> None:
-    task = make("toy", num_tokens=4, length=4, prompted=True, denoiser=Untouched(4, 4, vocab_size=5))
-    options = SMALL | {"batch_size": 2, "log_dir": str(tmp_path / "run")}
-    with pytest.raises(InvalidArgumentError, match="group_size"):
-        run(SEPO(task, device="cpu", **options))
-    assert not (tmp_path / "run").exists()
-    trained = prompted(num_tokens=4)
-    run(SEPO(trained, device="cpu", **(SMALL | {"batch_size": 2, "group_size": 2})))
-    run(PPO(trained, device="cpu", **(SMALL | {"batch_size": 2})))  # a critic needs no company
-
-
-def test_one_that_is_alone_takes_no_part_and_is_reported() -> None:
-    """Prompts A, A, B, C: A's two are compared, the others get 0 and shift nothing."""
-    mask = torch.tensor([[True, False]]).expand(4, 2)
-    tokens = torch.tensor([[0, 9], [0, 9], [1, 9], [2, 9]])
-    rewards = torch.tensor([1.0, 3.0, 100.0, -7.0])
-    for kind, expected in {"batch-mean": [-1.0, 1.0], "leave-one-out": [-2.0, 2.0], "group": [-1.0, 1.0]}.items():
-        trajectories = TensorDict(
-            {
-                "tokens": tokens[:, None],
-                "prompt_mask": mask[:, None],
-                "next": {"reward": rewards[:, None, None]},
-            },
-            batch_size=[4, 1],
-        )
-        add_group_advantages(trajectories, kind)
-        assert trajectories["advantage"].flatten().tolist() == pytest.approx([*expected, 0.0, 0.0], abs=1e-5)
-    assert prompt_figures(trajectories) == {"prompts": 3, "lone_share": 0.5}
-    assert alone(torch.tensor([2, 0, 2, 1])).tolist() == [False, True, False, True]
-    assert prompt_figures(trajectories.exclude("prompt_mask")) == {}
 
 
 # -- what is given counts for nothing
