@@ -25,6 +25,7 @@ from agents.losses import DiffusionLoss
 from agents.policy import Critic
 from agents.progress import ProgressBar
 from agents.recovery import RunCheckpoint
+from agents.storage import prompts_state
 from agents.update import Updater
 from agents.weights import load_policy_state, policy_state
 from sepo_env import TorchRLEnv
@@ -90,7 +91,7 @@ class Trainer:
         self.evaluator = evaluator
         self.updater = Updater(objective.loss, config)
         self.meter = CostMeter(denoiser, reference, reward=reward)
-        self.checkpoint = RunCheckpoint(label, config, _PARTS)
+        self.checkpoint = RunCheckpoint(label, config, _PARTS, prompts_state(env.task))
         self.iteration = 0
         self.wall_time = 0.0
         self.eval_cost = dict.fromkeys(_COSTS, 0)
