@@ -92,4 +92,10 @@ def test_visited_states_by_hand() -> None:
     assert states["advantage"][:, 0].tolist() == [-2, -2, -1, -1, 0, 0, 3, 3]
     assert states["time"][:2, 0].tolist() == [1.0, td["time"][0, 2, 0].item()]
     assert states["inclusion_weight"].eq(1.5).all()
+    assert "prompt_mask" not in states.keys()  # noqa: SIM118 - iterating over a tensordict walks its batch
+    td["prompt_mask"] = torch.tensor([[True, False], [False, True], [True, True], [False, False]])[:, None].expand(
+        B, K, L
+    )
+    states = visited_states(td, steps, inclusion_weight=1.5)
+    assert states["prompt_mask"].tolist() == td["prompt_mask"][:, 0].repeat_interleave(2, dim=0).tolist()
     assert ("next", "reward") not in states.keys(include_nested=True)
