@@ -28,6 +28,7 @@ from sepo_env.device import find_device
 from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
 from sepo_env.registration import ENVIRONMENTS
 from sepo_env.tasks import Task
+from sepo_env.tasks.prompts import prompts_fingerprint
 
 # Iterations are counted from 0 up, their other random numbers from -2 down: agents.trainer.
 _EVALUATION = -1
@@ -121,10 +122,8 @@ class Agent(ABC):
         # The caller's own random numbers are not touched, and a no_grad() of his does not reach in here.
         with own_randomness(config.seed), torch.enable_grad():
             reference = self.task.load_denoiser().to(self.device).requires_grad_(False)
-            prompts = self.task.prompt_set
             trainer = Trainer(
-                self._describe()
-                | {"reward": self.reward.name, "prompts": None if prompts is None else prompts.fingerprint},
+                self._describe() | {"reward": self.reward.name},
                 config,
                 env=TorchRLEnv(
                     self.task,
@@ -192,17 +191,12 @@ class Agent(ABC):
         """Write config.json and the weights (safetensors) into a folder, atomically; `load` reads them.
 
         With adapters (``lora_rank``) these are the weights; the rest is the task's pretrained denoiser. The
-        prompts that the task draws are kept as tokens.
+        prompts that the task draws are kept with the weights.
 
         The state of an unfinished training stands in its checkpoint, not here.
         """
         config = {name: value for name, value in self.config.to_dict().items() if name not in OUTPUT_FIELDS}
-        prompts = self.task.prompt_set
-        description = self._describe() | {
-            "config": config,
-            "prompt_tokens": None if prompts is None else prompts.tokens.tolist(),
-        }
-        save_agent(Path(folder), description, policy_state(self.denoiser))
+        save_agent(Path(folder), self._describe() | {"config": config}, policy_state(self.denoiser), self.task)
 
     @classmethod
     def load(
@@ -225,10 +219,11 @@ class Agent(ABC):
             **overrides: fields of the config to change.
 
         Raises:
-            CheckpointError: not a whole agent, an agent of another class, or one of another task.
+            CheckpointError: not a whole agent, an agent of another class, or one of another task or of prompts that
+                the registered one does not draw.
         """
         path = Path(path)
-        description, weights = load_agent(path)
+        description, weights, prompts = load_agent(path)
         kind = agent_class(description["agent"])
         if not issubclass(kind, cls):
             raise CheckpointError(path, f"it holds a {kind.__name__} agent", f"use {kind.__name__}.load or Agent.load")
@@ -236,7 +231,7 @@ class Agent(ABC):
         config = kind.config_class.from_dict(fields)
         found = find_task(description["task"], path, task)
         if task is None:
-            draw_saved_prompts(found, path, description.get("prompt_tokens"))
+            draw_saved_prompts(found, path, prompts, description.get("prompts"))
         agent = kind(found, config=config, reward=reward, device=device, **overrides)
         base = agent._describe().get("base")
         if base != description.get("base"):
@@ -262,7 +257,8 @@ class Agent(ABC):
     def _describe(self) -> dict[str, Any]:
         base = frozen_fingerprint(self.denoiser)
         adapted = {} if base is None else {"base": base}
-        return {"agent": self.name, "task": describe_task(self.task), **adapted}
+        prompts = prompts_fingerprint(self.task)
+        return {"agent": self.name, "task": describe_task(self.task), "prompts": prompts, **adapted}
 
     def _sampler(self, num_steps: int | None = None) -> PolicySampler:
         config = self.config

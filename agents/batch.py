@@ -5,6 +5,8 @@ Shapes: B trajectories of K steps; n states kept of each, N = B n.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -12,8 +14,11 @@ from torchrl.objectives.value import GAE
 
 from agents.functional import ADVANTAGES
 from agents.policy import Critic
-from sepo_env.errors import InvalidArgumentError
 
+NOTHING_TO_COMPARE = (
+    "every trajectory of the batch has a prompt of its own, so no other one gives a baseline; give group_size "
+    "(trajectories that share each prompt), or use a critic."
+)
 # What TorchRL's average_gae divides by at least.
 _LEAST_SCALE = 1e-4
 
@@ -49,18 +54,10 @@ def prompt_figures(trajectories: TensorDictBase) -> dict[str, float]:
     return {"prompts": int(group.max()) + 1, "lone_share": float(alone(group).float().mean())}
 
 
-def check_prompts_repeat(states: TensorDictBase) -> None:
-    """Refuse a batch of first states ``(B,)`` in which no prompt occurs twice, before anything is spent on it.
-
-    Raises:
-        InvalidArgumentError: every trajectory would have a prompt of its own.
-    """
-    group = prompt_groups(states.unsqueeze(1))
-    if group is not None and bool(alone(group).all()):
-        raise InvalidArgumentError(
-            "every trajectory of the batch has a prompt of its own, so no other one gives a baseline; give group_size "
-            "(trajectories that share each prompt), or use a critic."
-        )
+def all_alone(trajectories: TensorDictBase) -> bool:
+    """Whether no prompt of a batch ``(B, K)`` occurs twice, so that nothing in it can be compared."""
+    group = prompt_groups(trajectories)
+    return group is not None and bool(alone(group).all())
 
 
 def add_group_advantages(trajectories: TensorDictBase, kind: str) -> None:
@@ -68,24 +65,23 @@ def add_group_advantages(trajectories: TensorDictBase, kind: str) -> None:
 
     A baseline never mixes prompts, so a trajectory that is alone with its prompt has none. It takes no part in the
     update (advantage 0, nor does it shift anybody's baseline), and `prompt_figures` says how many these are; a
-    ``group_size`` leaves none.
+    ``group_size`` leaves none. A batch of which every one is alone has advantages 0, and a warning says so.
 
     Args:
         trajectories: ``(B, K)``.
         kind: a name in `agents.functional.ADVANTAGES`.
-
-    Raises:
-        InvalidArgumentError: every trajectory is alone.
     """
     reward = trajectory_rewards(trajectories)
     group = prompt_groups(trajectories)
     if group is None:
         advantage = ADVANTAGES[kind](reward, None)
     else:
-        check_prompts_repeat(trajectories[:, 0])
         compared = ~alone(group)
         advantage = torch.zeros_like(reward)
-        advantage[compared] = ADVANTAGES[kind](reward[compared], group[compared])
+        if bool(compared.any()):
+            advantage[compared] = ADVANTAGES[kind](reward[compared], group[compared])
+        else:
+            warnings.warn(f"all advantages are 0: {NOTHING_TO_COMPARE}", stacklevel=2)
     trajectories["advantage"] = advantage[:, None, None].expand(*trajectories.batch_size, 1)
 
 

@@ -36,7 +36,7 @@ class AgentConfig:
     group_size: int = 0
     """Trajectories of a batch that share each prompt, of a task that draws prompts: every prompt is drawn once and
     batch_size / group_size of them make a batch. 0: each trajectory draws its own, and is compared with those that
-    happen to draw the same."""
+    happen to draw the same; a batch in which none do is passed over, unless there is a critic."""
     num_steps: int = 32
     """Reverse steps per trajectory (K), in training, in evaluation and in `agent.sample` alike."""
     corrector_steps: int = 0

@@ -35,12 +35,16 @@ class RunCheckpoint:
         label: what the run is, for JSON: agent, task, reward.
         config: the settings, of which log_dir says where the file is.
         names: the parts of a state.
+        prompts: those of the task, `agents.storage.prompts_state`: whoever takes over the policy samples from them.
     """
 
-    def __init__(self, label: Mapping[str, Any], config: AgentConfig, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, label: Mapping[str, Any], config: AgentConfig, names: tuple[str, ...], prompts: State | None = None
+    ) -> None:
         self.path = None if config.log_dir is None else checkpoint_path(config.log_dir)
         self._metadata = {**label, "config": config.to_dict()}
         self._names = (*names, "rows", "random")
+        self._prompts: State = {} if prompts is None else prompts
         self._held: dict[str, State] | None = None
 
     def refuse_to_overwrite(self) -> None:
@@ -64,7 +68,7 @@ class RunCheckpoint:
     def write(self) -> None:
         """Write what is held, atomically; nothing where nothing is held."""
         if self.path is not None and self._held is not None:
-            save_checkpoint(self.path, self._held, self._metadata)
+            save_checkpoint(self.path, {**self._held, "prompts": self._prompts}, self._metadata)
 
     def read(self) -> tuple[dict[str, State], list[Row]]:
         """Read the state and the rows back, and set the global random numbers.

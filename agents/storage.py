@@ -17,13 +17,15 @@ from agents.checkpoint import load_checkpoint, write_atomically
 from sepo_env import tasks
 from sepo_env.errors import CheckpointError
 from sepo_env.tasks import Task
-from sepo_env.tasks.prompts import PromptSet
+from sepo_env.tasks.prompts import PromptSet, prompts_fingerprint
 
 FORMAT = "agents.agent/1"
 CONFIG_FILE = "config.json"
 ARTEFACTS = "artefacts"
 """Entry of a task's description with the fingerprints of the files that it ran on; none on the shipped assets."""
 _MOST_LETTERS = 64
+# No parameter of a module has a slash in its name.
+_PROMPTS = "prompts/tokens"
 
 
 def describe_task(task: Task) -> dict[str, Any]:
@@ -86,25 +88,36 @@ def _check_artefacts(path: Path, theirs: Mapping[str, str], ours: Mapping[str, s
     )
 
 
-def draw_saved_prompts(task: Task, path: Path, prompt_tokens: Any) -> None:
-    """Let a task draw the prompts that an agent was saved with, lists ``(P, L)``; None leaves the task as it is.
+def draw_saved_prompts(task: Task, path: Path, prompts: Tensor | None, fingerprint: str | None) -> None:
+    """Let a registered task draw the prompts that an agent was saved with.
+
+    Args:
+        task: as it is registered.
+        path: for the message.
+        prompts: integers ``(P, L)``; None leaves the task as it is.
+        fingerprint: of what the agent's own task drew; None: nothing.
 
     Raises:
-        CheckpointError: they do not fit the task.
+        CheckpointError: they do not fit the task, or the agent's task drew them in a way of its own.
     """
-    if prompt_tokens is None:
-        return
-    try:
-        tokens = torch.tensor(prompt_tokens, dtype=torch.int64).reshape(len(prompt_tokens), task.length)
-    except (TypeError, ValueError, RuntimeError) as error:
+    if prompts is not None:
+        if prompts.ndim != 2 or prompts.shape[1] != task.length or prompts.is_floating_point():
+            raise CheckpointError(path, "its prompts are no tokens of the task", "save the agent again")
+        task.prompt_set = PromptSet(prompts.long())
+        task.conditional = True
+    if fingerprint is not None and prompts_fingerprint(task) != fingerprint:
         raise CheckpointError(
-            path, f"its prompts are no tokens of the task ({error})", "save the agent again"
-        ) from error
-    task.prompt_set = PromptSet(tokens)
-    task.conditional = True
+            path, "the registered task does not draw the prompts that it was trained on", "give load(..., task=...)"
+        )
 
 
-def save_agent(folder: Path, description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+def prompts_state(task: Task) -> dict[str, Tensor]:
+    """The prompts of a task's set, as a part of a checkpoint; empty where it has none."""
+    # Half of int64, and more than any vocabulary needs.
+    return {} if task.prompt_set is None else {_PROMPTS: task.prompt_set.tokens.to("cpu", torch.int32)}
+
+
+def save_agent(folder: Path, description: Mapping[str, Any], weights: Mapping[str, Tensor], task: Task) -> None:
     """Write an agent; a reader, or a crash, finds the old agent or the new one.
 
     The weights' file is named by its content and config.json, which names it, is replaced last.
@@ -113,9 +126,11 @@ def save_agent(folder: Path, description: Mapping[str, Any], weights: Mapping[st
         folder: made where it does not exist.
         description: agent, task and config, for JSON.
         weights: the denoiser's tensors.
+        task: its prompts are kept beside them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = safetensors.save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    tensors = {**weights, **prompts_state(task)}
+    content = safetensors.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     name = f"denoiser-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     write_atomically(folder / name, content)
     text = json.dumps({"format": FORMAT, **description, "weights": name}, indent=2)
@@ -125,21 +140,22 @@ def save_agent(folder: Path, description: Mapping[str, Any], weights: Mapping[st
             old.unlink()
 
 
-def load_agent(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_agent(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tensor | None]:
     """Read what `save_agent` wrote, or the policy of a training checkpoint.
 
     Args:
         path: a saved agent's folder, or a checkpoint's file.
 
     Returns:
-        The description, with the entries agent, task and config, and the denoiser's tensors on the CPU.
+        The description, with the entries agent, task, prompts (a fingerprint) and config; the denoiser's tensors; and
+        the prompts ``(P, L)`` of the task's set, None where it had none. All on the CPU.
 
     Raises:
         CheckpointError: neither of the two, or not whole.
     """
     if path.is_file():
-        parts, metadata = load_checkpoint(path, ["denoiser"])
-        return metadata, dict(parts["denoiser"])
+        parts, metadata = load_checkpoint(path, ["denoiser", "prompts"])
+        return metadata, dict(parts["denoiser"]), parts["prompts"].get(_PROMPTS)
     try:
         description = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
         if not isinstance(description, dict) or description.get("format") != FORMAT:
@@ -150,7 +166,8 @@ def load_agent(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         content = (path / description["weights"]).read_bytes()
         if hashlib.sha256(content).hexdigest()[:16] not in description["weights"]:
             raise CheckpointError(path / description["weights"], "its content has changed", "save the agent again")
-        return description, safetensors.load(content)
+        weights = safetensors.load(content)
+        return description, weights, weights.pop(_PROMPTS, None)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from agents.batch import check_prompts_repeat, prompt_figures, trajectory_rewards, visited_states
+from agents.batch import NOTHING_TO_COMPARE, all_alone, prompt_figures, trajectory_rewards, visited_states
 from agents.checkpoint import State
 from agents.collect import collect, derived_seed, first_states
 from agents.config import AgentConfig
@@ -24,11 +25,12 @@ from agents.losses import DiffusionLoss
 from agents.policy import Critic
 from agents.progress import ProgressBar
 from agents.recovery import RunCheckpoint
+from agents.storage import prompts_state
 from agents.update import Updater
 from agents.weights import load_policy_state, policy_state
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import Denoiser
-from sepo_env.errors import DivergenceError
+from sepo_env.errors import DivergenceError, InvalidArgumentError
 from sepo_env.rewards import Reward
 
 Callback = Callable[[Row], None]
@@ -89,7 +91,7 @@ class Trainer:
         self.evaluator = evaluator
         self.updater = Updater(objective.loss, config)
         self.meter = CostMeter(denoiser, reference, reward=reward)
-        self.checkpoint = RunCheckpoint(label, config, _PARTS)
+        self.checkpoint = RunCheckpoint(label, config, _PARTS, prompts_state(env.task))
         self.iteration = 0
         self.wall_time = 0.0
         self.eval_cost = dict.fromkeys(_COSTS, 0)
@@ -97,6 +99,7 @@ class Trainer:
         evaluations = config.num_steps + config.corrector_steps * (config.num_steps - 1)
         self.iteration_cost = {"nfe": config.batch_size * evaluations, "reward_calls": config.batch_size}
         self.rows: list[Row] = []
+        self._skipped = False
 
     def run(self, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True) -> list[Row]:
         """Train until the iterations are done, or the next one would exceed a budget.
@@ -111,7 +114,7 @@ class Trainer:
 
         Raises:
             CheckpointError: no checkpoint to resume from, that of another run, or one that a new run would overwrite.
-            InvalidArgumentError: prompts of which none occurs twice, where advantages compare those that share one.
+            InvalidArgumentError: advantages compare trajectories that share a prompt, and in no batch would any two.
             DivergenceError: a loss, gradient or ratio out of bounds; names the last good checkpoint.
         """
         if resume:
@@ -119,8 +122,7 @@ class Trainer:
             self.load_state_dict(parts)
         else:
             self.checkpoint.refuse_to_overwrite()
-        if self.objective.critic is None:
-            check_prompts_repeat(first_states(self.env, self.config, self.iteration))
+            self._refuse_lonely_prompts()
         self.checkpoint.hold(self.state_dict(), self.rows)
         batches = collect(self.env, self.denoiser, self.config, self.iteration)
         try:
@@ -134,6 +136,16 @@ class Trainer:
             self.meter.close()
         self.checkpoint.write()
         return self.rows
+
+    def _refuse_lonely_prompts(self) -> None:
+        """Refuse a run of which no batch could be learnt from, before anything is spent on it."""
+        iterations = range(self.config.num_iterations)
+        if self.objective.critic is not None or not self.env.episodes.conditional or not iterations:
+            return
+        # Prompts are drawn from the seed, not from the policy, so the draws are those of the run; the first batch
+        # with company ends the search.
+        if all(all_alone(first_states(self.env, self.config, iteration).unsqueeze(1)) for iteration in iterations):
+            raise InvalidArgumentError(f"in each of the {len(iterations)} iterations {NOTHING_TO_COMPARE}")
 
     def _loop(self, batches: Generator[TensorDict, None, None], callbacks: Sequence[Callback], progress: bool) -> None:
         folder = None if self.config.log_dir is None else Path(self.config.log_dir)
@@ -159,10 +171,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(derived_seed(config.seed, -2 - self.iteration))
         trajectories = next(batches)
         reward = trajectory_rewards(trajectories)
-        self.objective.add_advantages(trajectories)
-        steps, weight = self._choose_steps(generator)
-        states = visited_states(trajectories, steps, weight, first_id=self.iteration * config.batch_size)
-        figures = self.updater.update(states, config.batch_size, generator)
+        figures = self._update(trajectories, generator)
         self.iteration += 1
         self.wall_time += time.perf_counter() - started
         after = self.meter.state_dict()
@@ -182,6 +191,21 @@ class Trainer:
         if config.eval_every and self.iteration % config.eval_every == 0:
             row |= self._evaluate()
         return row | {f"eval_{kind}": self.eval_cost[kind] for kind in _COSTS}
+
+    def _update(self, trajectories: TensorDict, generator: torch.Generator) -> Mapping[str, float | None]:
+        if self.objective.critic is None and all_alone(trajectories):
+            if not self._skipped:
+                warnings.warn(
+                    f"iteration {self.iteration + 1} updates nothing, and neither will others like it: "
+                    f"{NOTHING_TO_COMPARE}",
+                    stacklevel=2,
+                )
+            self._skipped = True
+            return self.updater.skip()
+        self.objective.add_advantages(trajectories)
+        steps, weight = self._choose_steps(generator)
+        states = visited_states(trajectories, steps, weight, first_id=self.iteration * self.config.batch_size)
+        return self.updater.update(states, self.config.batch_size, generator)
 
     def _choose_steps(self, generator: torch.Generator) -> tuple[Tensor, float]:
         batch_size, num_steps = self.config.batch_size, self.config.num_steps

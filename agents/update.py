@@ -69,6 +69,17 @@ class Updater:
         self.scheduler.step()
         return figures
 
+    def skip(self) -> dict[str, float | None]:
+        """Pass over a batch that cannot be learnt from; of the figures of `update` only the step size is known."""
+        names = [str(key).lower() for key in self.loss.out_keys]
+        figures: dict[str, float | None] = dict.fromkeys([*names, "grad_norm"])
+        figures["learning_rate"] = self.learning_rate
+        # Without gradients no parameter moves; the scheduler wants to see a step before its own.
+        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.step()
+        self.scheduler.step()
+        return figures
+
     def _step(self, states: TensorDict, num_trajectories: float) -> dict[str, float]:
         states["num_trajectories"] = torch.full_like(states["inclusion_weight"], num_trajectories)
         self.optimiser.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -116,7 +117,17 @@ class StateEvaluation:
         return self.decision_prob.to(entropy.dtype) * entropy
 
     def kl(self, reference: StepLaw) -> Tensor:
-        """Path KL of the step to another denoiser, given that one's `decision`, nats, ``(N,)``."""
+        """Path KL of the step to another denoiser, given that one's `decision`, nats, ``(N,)``.
+
+        The divergence from what the reference rules out is infinite, and has no gradient to leave it by. On a graph
+        without mask, a score network rules out a token at the last step wherever its scores belong to no posterior:
+        they imply a negative probability, of which 0 is made. Only exact ones never do so. There it counts with the
+        least positive probability instead: large, and finite.
+        """
+        if self.process.graph.mask_token is None:
+            log_probs = reference.log_probs
+            least = math.log(torch.finfo(log_probs.dtype).tiny)
+            reference = StepLaw(log_probs.masked_fill(log_probs == -torch.inf, least))
         kl = path_kl(self.decision, reference, self.free)
         return self.decision_prob.to(kl.dtype) * kl
 

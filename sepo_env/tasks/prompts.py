@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sepo_env.diffusion.random import uniforms
+from sepo_env.diffusion.random import keys_from_seed, uniforms
 from sepo_env.errors import InvalidPromptError, InvalidTokensError
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FREE = "?"
 """Stands for a free position in a template; `sepo_env.tasks.MASK_LETTER`."""
+# So many draws tell apart tasks that draw prompts in a way of their own.
+_NUM_DRAWS = 256
 # Counter 0 belongs to the prior and those from 1 on to the steps.
 _PROMPT_COUNTER = -1
 
@@ -59,12 +61,24 @@ class PromptSet:
     @property
     def fingerprint(self) -> str:
         """A short hash of the prompts: runs on others are other runs."""
-        return hashlib.sha256(self.tokens.cpu().numpy().tobytes()).hexdigest()[:16]
+        return _hash(self.tokens)
 
     def draw(self, keys: Tensor) -> Tensor:
         """One prompt for each key: int64 ``(B,)`` -> ``(B, L)``; a function of the key alone."""
         choice = uniforms(keys, _PROMPT_COUNTER, 1)[:, 0]
         return self.tokens.to(keys.device)[(choice * len(self.tokens)).long()]
+
+
+def prompts_fingerprint(task: Task) -> str | None:
+    """A short hash of the prompts that a task draws, of its set or, where it has none, of draws; None: none."""
+    if task.prompt_set is not None:
+        return task.prompt_set.fingerprint
+    drawn = task.prompt(keys_from_seed(torch.arange(_NUM_DRAWS))) if task.conditional else None
+    return None if drawn is None else _hash(drawn)
+
+
+def _hash(tokens: Tensor) -> str:
+    return hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def resolve_prompts(task: Task, prompt: Any, keys: Tensor) -> Tensor | None:

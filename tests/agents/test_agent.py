@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from agents import DDPO, PPO, SEPO, Agent, PPOConfig, SEPOConfig
-from agents.storage import CONFIG_FILE
+from agents.recovery import CHECKPOINT_FILE
+from agents.storage import CONFIG_FILE, save_agent
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion import Cosine
 from sepo_env.errors import (
@@ -21,6 +22,7 @@ from sepo_env.errors import (
 )
 from sepo_env.rewards import Reward
 from sepo_env.tasks import make
+from sepo_env.tasks.prompts import PromptSet
 from sepo_env.tasks.toy import ToyTask
 
 SMALL: dict[str, Any] = {"num_iterations": 2, "batch_size": 8, "num_steps": 4, "eval_every": 0, "tensorboard": "off"}
@@ -189,11 +191,47 @@ def test_an_agent_remembers_its_prompts(tmp_path: Path) -> None:
     assert all(text[0] == "A" or text[1:3] == "BC" for text in loaded.sample(6))
     free = Agent.load(tmp_path / "agent", task=make("toy"), device="cpu")
     assert free.task.prompt_set is None
+    # A fingerprint in the JSON, the tokens with the weights: 2,000 prompts of 1,024 tokens were 20 MiB of JSON.
+    assert task.prompt_set is not None
     config = json.loads((tmp_path / "agent" / CONFIG_FILE).read_text())
-    for wrong in ([[0, 1]], "AB", [["A"]], 3):
-        (tmp_path / "agent" / CONFIG_FILE).write_text(json.dumps(config | {"prompt_tokens": wrong}))
-        with pytest.raises(CheckpointError, match="no tokens of the task"):
-            Agent.load(tmp_path / "agent", device="cpu")
+    assert config["prompts"] == task.prompt_set.fingerprint
+    cases = (([[0, 1]], "no tokens"), ([0, 0, 0, 0], "no tokens"), ([[0, 3, 3, 3]], "does not draw the prompts"))
+    for wrong, message in cases:
+        other = make("toy")
+        other.prompt_set = PromptSet(torch.tensor(wrong))
+        save_agent(tmp_path / "wrong", config, agent.denoiser.state_dict(), other)
+        with pytest.raises(CheckpointError, match=message):
+            Agent.load(tmp_path / "wrong", device="cpu")
+
+
+def test_a_checkpoint_remembers_its_prompts(tmp_path: Path) -> None:
+    task = make("toy")
+    task.start_from(["A???", "?BC?"])
+    agent = small(task=task, log_dir=str(tmp_path), group_size=2, batch_size=4)
+    agent.train(progress=False)
+    loaded = Agent.load(tmp_path / CHECKPOINT_FILE, device="cpu")
+    assert loaded.sample(6, seed=5) == agent.sample(6, seed=5)
+    assert loaded.task.prompt_set is not None
+    assert loaded.task.prompt_set.fingerprint == task.prompt_set.fingerprint
+    plain = small(log_dir=str(tmp_path / "plain"))
+    plain.train(progress=False)
+    assert Agent.load(tmp_path / "plain" / CHECKPOINT_FILE, device="cpu").task.prompt_set is None
+
+
+def test_prompts_that_a_task_draws_by_itself_are_part_of_the_run(tmp_path: Path) -> None:
+    """They are no set that could be kept, so the task has to be given."""
+    options = {"log_dir": str(tmp_path), "group_size": 2, "batch_size": 4}
+    agent = small(task=make("toy", prompted=True), **options)
+    agent.train(progress=False)
+    small(task=make("toy", prompted=True), **options).train(progress=False, resume=True)
+    with pytest.raises(CheckpointError, match="prompts was"):
+        small(task=make("toy"), **(options | {"group_size": 0})).train(progress=False, resume=True)
+    agent.save(tmp_path / "agent")
+    for path in (tmp_path / "agent", tmp_path / CHECKPOINT_FILE):
+        with pytest.raises(CheckpointError, match="does not draw the prompts"):
+            Agent.load(path, device="cpu")
+        again = Agent.load(path, device="cpu", task=make("toy", prompted=True))
+        assert again.sample(6, seed=5) == agent.sample(6, seed=5)
 
 
 def test_loading_what_is_no_agent(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from torch import nn
 
 from agents.batch import add_critic_advantages, add_group_advantages, prompt_groups, visited_states
 from agents.policy import Critic
-from sepo_env.errors import InvalidArgumentError
 
 B, K, L = 4, 3, 2
 
@@ -47,8 +46,9 @@ def test_prompts_make_the_groups() -> None:
 
 def test_a_prompt_of_ones_own_gives_no_baseline() -> None:
     td = trajectories([1.0, 2.0, 3.0, 4.0], torch.ones(B, L, dtype=torch.bool))
-    with pytest.raises(InvalidArgumentError, match="a prompt of its own"):
+    with pytest.warns(UserWarning, match="a prompt of its own"):
         add_group_advantages(td, "group")
+    assert not td["advantage"].any()
 
 
 class TimeValue(nn.Module):
@@ -92,4 +92,10 @@ def test_visited_states_by_hand() -> None:
     assert states["advantage"][:, 0].tolist() == [-2, -2, -1, -1, 0, 0, 3, 3]
     assert states["time"][:2, 0].tolist() == [1.0, td["time"][0, 2, 0].item()]
     assert states["inclusion_weight"].eq(1.5).all()
+    assert "prompt_mask" not in states.keys()  # noqa: SIM118 - iterating over a tensordict walks its batch
+    td["prompt_mask"] = torch.tensor([[True, False], [False, True], [True, True], [False, False]])[:, None].expand(
+        B, K, L
+    )
+    states = visited_states(td, steps, inclusion_weight=1.5)
+    assert states["prompt_mask"].tolist() == td["prompt_mask"][:, 0].repeat_interleave(2, dim=0).tolist()
     assert ("next", "reward") not in states.keys(include_nested=True)

@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tensordict import TensorDict
 from torch import nn
 
 from agents.losses import SEPOLoss, SNISForm
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear, Uniform
+from sepo_env.diffusion.enumeration import all_states
 
 MASK = 2
 PROCESS = DiffusionProcess(Absorbing(2), LogLinear())
@@ -139,6 +141,36 @@ def test_uniform_noise_with_a_prompt(losses, table, visited_states, gradients, n
     gradient = gradients(loss, out["loss_kl"])["policy_network_params.logits"]
     assert not gradient[:, 1].any()
     assert gradient[:, 0].any()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_kl_to_scores_that_belong_to_no_posterior_is_finite(seed: int) -> None:
+    """At the last step such a reference rules tokens out that the policy may draw; training has to go on."""
+    process = DiffusionProcess(Uniform(3), LogLinear())
+    policy, reference = (
+        TabularDenoiser(3, 3, 3, "score", torch.Generator().manual_seed(2 * seed + one)) for one in (0, 1)
+    )
+    tokens = all_states(3, 3)
+    states = TensorDict(
+        {
+            "tokens": tokens,
+            "time": torch.full((27, 1), 0.125),
+            "next": {"tokens": tokens.roll(1, 0), "time": torch.zeros(27, 1)},
+            "final_tokens": tokens.roll(1, 0),
+            "advantage": torch.zeros(27, 1),
+            "trajectory": torch.arange(27),
+        },
+        batch_size=[27],
+    )
+    t, s = states["time"][:, 0].double(), states["next", "time"][:, 0].double()
+    ruled_out = process.step_law(reference(tokens, t), tokens, t, s, "score").log_probs == -torch.inf
+    allowed = process.step_law(policy(tokens, t), tokens, t, s, "score").log_probs > -torch.inf
+    assert bool((ruled_out & allowed).any())
+    loss = SEPOLoss(policy, process, form="path", reference=reference, kl_coeff=1.0)
+    out = loss(states)
+    assert 0.0 < float(out["kl_reference"]) < torch.inf
+    out["loss_kl"].backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in loss.parameters())
 
 
 def test_time_is_read_as_a_real_number(visited_states):

@@ -1,6 +1,5 @@
-"""Prompts in training: groups that share one, what is given stays, counts for nothing, and is a run's own."""
+"""Prompts in training: groups that share one, what is given stays, and is a run's own."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from agents import AGENTS, DDPO, PPO, SEPO, Agent, AgentConfig, agent_class, trainer
-from agents.batch import add_group_advantages, alone, prompt_figures
+from agents import AGENTS, DDPO, SEPO, Agent, AgentConfig, agent_class, trainer
 from agents.collect import collect, derived_seed
-from agents.evaluation import Evaluator
-from agents.losses import PathForm, ReinforceLoss, SEPOLoss, SNISForm
+from agents.logs import read_metrics
 from agents.sampling import PolicySampler
 from agents.train import AGENT_FOLDER, main
 from sepo_env import TorchRLEnv
-from sepo_env.denoisers import ClassifierFreeGuidance, TabularDenoiser
-from sepo_env.diffusion.enumeration import all_states, ancestral_law, expected_reward, state_index, state_laws
+from sepo_env.denoisers import ClassifierFreeGuidance
 from sepo_env.diffusion.sampler import sample
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidPromptError
 from sepo_env.tasks import Task, make
@@ -172,176 +168,6 @@ def test_a_run_on_other_prompts_is_another_run(tmp_path: Path) -> None:
         run(agent("B???"), resume=True)
 
 
-class Untouched(TabularDenoiser):
-    """Refuses to be evaluated."""
-
-    def forward(self, tokens: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("the network was evaluated")
-
-
-def test_prompts_of_which_none_repeats_are_refused_before_anything_is_spent(tmp_path: Path) -> None:
-    task = make("toy", num_tokens=4, length=4, prompted=True, denoiser=Untouched(4, 4, vocab_size=5))
-    options = SMALL | {"batch_size": 2, "log_dir": str(tmp_path / "run")}
-    with pytest.raises(InvalidArgumentError, match="group_size"):
-        run(SEPO(task, device="cpu", **options))
-    assert not (tmp_path / "run").exists()
-    trained = prompted(num_tokens=4)
-    run(SEPO(trained, device="cpu", **(SMALL | {"batch_size": 2, "group_size": 2})))
-    run(PPO(trained, device="cpu", **(SMALL | {"batch_size": 2})))  # a critic needs no company
-
-
-def test_one_that_is_alone_takes_no_part_and_is_reported() -> None:
-    """Prompts A, A, B, C: A's two are compared, the others get 0 and shift nothing."""
-    mask = torch.tensor([[True, False]]).expand(4, 2)
-    tokens = torch.tensor([[0, 9], [0, 9], [1, 9], [2, 9]])
-    rewards = torch.tensor([1.0, 3.0, 100.0, -7.0])
-    for kind, expected in {"batch-mean": [-1.0, 1.0], "leave-one-out": [-2.0, 2.0], "group": [-1.0, 1.0]}.items():
-        trajectories = TensorDict(
-            {
-                "tokens": tokens[:, None],
-                "prompt_mask": mask[:, None],
-                "next": {"reward": rewards[:, None, None]},
-            },
-            batch_size=[4, 1],
-        )
-        add_group_advantages(trajectories, kind)
-        assert trajectories["advantage"].flatten().tolist() == pytest.approx([*expected, 0.0, 0.0], abs=1e-5)
-    assert prompt_figures(trajectories) == {"prompts": 3, "lone_share": 0.5}
-    assert alone(torch.tensor([2, 0, 2, 1])).tolist() == [False, True, False, True]
-    assert prompt_figures(trajectories.exclude("prompt_mask")) == {}
-
-
-# -- what is given counts for nothing
-
-
-def paths(task: Task, denoiser: TabularDenoiser, num_steps: int) -> TensorDict:
-    """Every visited state of every trajectory of the chain that PROMPT conditions, weighted by its probability."""
-    process, graph = task.process, task.process.graph
-    fixed = PROMPT >= 0
-    states = all_states(graph.vocab_size, 3)
-    states = states[(states[:, fixed] == PROMPT[fixed]).all(-1)]
-    grid = process.time_grid(num_steps)
-    rows, weights = [], []
-    for path in itertools.product(range(len(states)), repeat=num_steps + 1):
-        x = states[list(path)]
-        log_p = graph.log_prior(x[:1])[0][~fixed].sum()
-        if log_p == -torch.inf:
-            continue
-        for k in range(num_steps):
-            law = process.step_law(
-                denoiser(x[k : k + 1], grid[k, None]), x[k : k + 1], grid[k, None], grid[k + 1, None], "posterior"
-            )
-            log_p = log_p + law.log_prob(x[k + 1 : k + 2])[0][~fixed].sum()
-        if log_p > -torch.inf:
-            rows.append(x)
-            weights.append(log_p.detach().exp())
-    x, weight = torch.stack(rows), torch.stack(weights)
-    assert float(weight.sum()) == pytest.approx(1.0, abs=1e-10)
-    flat = len(x) * num_steps
-    reward = task.reward_table.double()[state_index(x[:, -1], 2)]
-    time = grid.expand(len(x), -1)
-    return TensorDict(
-        {
-            "tokens": x[:, :-1].reshape(flat, 3),
-            "time": time[:, :-1].reshape(flat, 1),
-            "next": {"tokens": x[:, 1:].reshape(flat, 3), "time": time[:, 1:].reshape(flat, 1)},
-            "final_tokens": x[:, -1:].expand(-1, num_steps, -1).reshape(flat, 3),
-            "prompt_mask": fixed.expand(flat, 3),
-            "advantage": reward.repeat_interleave(num_steps)[:, None],
-            "trajectory": torch.arange(len(x)).repeat_interleave(num_steps),
-            "inclusion_weight": weight.repeat_interleave(num_steps)[:, None],
-            "num_trajectories": torch.ones(flat, 1, dtype=torch.float64),
-        },
-        batch_size=[flat],
-    )
-
-
-def test_snis_is_told_the_prompt() -> None:
-    """With one prompt, guidance is a table without guidance: both give the same terms."""
-    task, scale = make("toy", num_tokens=2, length=3), 1.5
-    denoiser = task.load_denoiser().double().requires_grad_(False)
-    every = all_states(3, 3)
-    hidden = every.clone()
-    hidden[:, 0] = 2
-    by_hand = task.load_denoiser().double()
-    logits = (1 + scale) * denoiser(every, torch.ones(27)) - scale * denoiser(hidden, torch.ones(27))
-    by_hand.load_state_dict({"logits": logits})
-    states = paths(task, by_hand.requires_grad_(False), 1)
-    losses = [
-        SEPOLoss(policy, task.process, form=SNISForm(num_draws=3))
-        for policy in (ClassifierFreeGuidance(denoiser, scale), by_hand, denoiser)
-    ]
-    guided, expected, plain = (loss.log_probs(states) for loss in losses)
-    torch.testing.assert_close(guided, expected, rtol=0, atol=1e-10)
-    assert float((guided - plain).abs().max()) > 0.01
-
-
-# Guidance by the prompt needs a MASK to hide it behind.
-@pytest.mark.parametrize(("graph", "guided"), [("absorbing", False), ("absorbing", True), ("uniform", False)])
-def test_expected_gradient_kl_and_entropy_are_those_of_the_conditional_chain(graph: str, guided: bool) -> None:
-    task = make("toy", num_tokens=2, length=3, graph=graph)
-    denoiser, reference = (
-        make("toy", num_tokens=2, length=3, graph=graph, seed=s).load_denoiser().double() for s in (0, 1)
-    )
-    policy = ClassifierFreeGuidance(denoiser, 1.0) if guided else denoiser
-    reference = reference.requires_grad_(False)
-
-    class Told:
-        """The policy with the prompt's positions told, for chains written out by hand."""
-
-        parameterisation = "posterior"
-
-        def __call__(self, tokens: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-            return task.process.evaluate(policy, tokens, time, (PROMPT >= 0).expand_as(tokens))
-
-    states = paths(task, Told(), 2)
-    exact = expected_reward(ancestral_law(task.process, policy, 3, 2, prompt=PROMPT), task.reward_table.double())
-    expected = torch.autograd.grad(exact, denoiser.logits)[0]
-    for loss in (ReinforceLoss(policy, task.process), SEPOLoss(policy, task.process, form=PathForm())):
-        parameter = next(p for p in loss.parameters() if p.requires_grad)
-        gradient = torch.autograd.grad(loss(states)["loss_objective"], parameter)[0]
-        torch.testing.assert_close(-gradient, expected, rtol=0, atol=1e-10)
-    out = SEPOLoss(policy, task.process, form=PathForm(), reference=reference, kl_coeff=1.0)(states)
-    kl, entropy = 0.0, 0.0
-    for probs, t, s, law in list(state_laws(task.process, policy, 3, 2, prompt=PROMPT))[:-1]:
-        every = all_states(task.process.graph.vocab_size, 3)
-        other = task.process.step_law(
-            reference(every, t.expand(len(every))), every, t.expand(len(every)), s.expand(len(every)), "posterior"
-        )
-        free = PROMPT < 0
-        reached = probs > 0
-        kl += float((probs * law.kl(other)[:, free].sum(-1))[reached].sum().detach())
-        if graph == "uniform":
-            entropy += float((probs * law.entropy()[:, free].sum(-1))[reached].sum().detach())
-    assert kl > 0.01
-    assert float(out["kl_reference"]) == pytest.approx(kl, abs=1e-10)
-    if graph == "uniform":
-        assert float(out["entropy"]) == pytest.approx(entropy, abs=1e-10)
-
-
-@pytest.mark.parametrize("graph", ["absorbing", "uniform"])
-def test_the_evaluators_kl_is_that_of_the_conditional_chain(graph: str) -> None:
-    task = make("toy", num_tokens=2, length=3, graph=graph, num_steps=3)
-    task.start_from(["B??", "?A?"])
-    policy, reference = (
-        make("toy", num_tokens=2, length=3, graph=graph, seed=s).load_denoiser().requires_grad_(False) for s in (0, 1)
-    )
-    exact = 0.0
-    every = all_states(task.process.graph.vocab_size, 3)
-    for prompt in task.all_prompts():
-        for probs, t, s, law in list(state_laws(task.process, policy, 3, 3, prompt=prompt))[:-1]:
-            times = t.expand(len(every)), s.expand(len(every))
-            other = task.process.step_law(reference(every, times[0]), every, *times, "posterior")
-            divergence = law.kl(other)[:, prompt >= 2].sum(-1)
-            exact += float((probs * divergence)[probs > 0].sum()) / 2
-    sampler = PolicySampler(task, 3, 0, 0.1, 1000, torch.device("cpu"))
-    evaluator = Evaluator(sampler, reference, task.make_reward(), task.judge(), 6000, 0)
-    figures = evaluator.evaluate(policy)
-    assert figures["kl"] == pytest.approx(exact, rel=0.05)
-    returns = float(task.exact_return(policy, 3))
-    assert figures["held_out_reward_mean"] == pytest.approx(returns, abs=4 * 0.5 / 6000**0.5)
-
-
 # -- guidance and the command line
 
 
@@ -377,4 +203,5 @@ def test_a_prompt_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(samples) == 4
     assert all(line[1:3] == "BA" for line in samples)
     assert (tmp_path / AGENT_FOLDER).exists()
+    assert [row["prompts"] for row in read_metrics(tmp_path)] == [1]  # trained on it, not only asked with it
     assert main([*command[:-1], "?XA?"]) == 1

@@ -1,5 +1,6 @@
 """Baselines never mix prompts: what one prompt's trajectories earn says nothing about those of another."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,16 +10,27 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 from torchrl.objectives.value import GAE
 
-from agents import AGENTS, agent_class
-from agents.batch import add_critic_advantages, add_group_advantages, prompt_groups
+from agents import AGENTS, DDPO, PPO, SEPO, Agent, agent_class
+from agents.batch import add_critic_advantages, add_group_advantages, alone, prompt_figures, prompt_groups
 from agents.collect import rollout_size
 from agents.functional import ADVANTAGES
+from agents.logs import read_metrics
 from agents.policy import Critic, RatePolicy
 from sepo_env import TorchRLEnv
+from sepo_env.denoisers import TabularDenoiser
+from sepo_env.errors import InvalidArgumentError
 from sepo_env.rewards import token_reward
 from sepo_env.tasks import make
 
 K, L = 3, 2
+SMALL: dict[str, Any] = {
+    "num_iterations": 2,
+    "num_steps": K,
+    "states_per_trajectory": 2,
+    "eval_every": 2,
+    "eval_samples": 6,
+    "tensorboard": "off",
+}
 EVERY: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in AGENTS]
 EVERY += [("sepo", {"advantage": "critic"}), ("sepo", {"form": "path", "advantage": "leave-one-out"})]
 
@@ -163,3 +175,83 @@ def test_critics_learn_what_the_given_positions_are_worth(name: str, options: di
         "state_value"
     ].detach()
     assert float(sure) > float(open_) + 0.1
+
+
+# -- trajectories without company
+
+
+class Untouched(TabularDenoiser):
+    """Refuses to be evaluated."""
+
+    def forward(self, tokens: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the network was evaluated")
+
+
+def test_prompts_of_which_none_repeats_are_refused_before_anything_is_spent(tmp_path: Path) -> None:
+    task = make("toy", num_tokens=4, length=4, prompted=True, denoiser=Untouched(4, 4, vocab_size=5))
+    options = SMALL | {"batch_size": 2, "log_dir": str(tmp_path / "run")}
+    with pytest.raises(InvalidArgumentError, match="group_size"):
+        SEPO(task, device="cpu", **options).train(progress=False)
+    assert not (tmp_path / "run").exists()
+    trained = make("toy", num_tokens=4, length=4, prompted=True)
+    SEPO(trained, device="cpu", **(SMALL | {"batch_size": 2, "group_size": 2})).train(progress=False)
+    PPO(trained, device="cpu", **(SMALL | {"batch_size": 2})).train(progress=False)  # a critic needs no company
+
+
+def test_one_that_is_alone_takes_no_part_and_is_reported() -> None:
+    """Prompts A, A, B, C: A's two are compared, the others get 0 and shift nothing."""
+    mask = torch.tensor([[True, False]]).expand(4, 2)
+    tokens = torch.tensor([[0, 9], [0, 9], [1, 9], [2, 9]])
+    rewards = torch.tensor([1.0, 3.0, 100.0, -7.0])
+    for kind, expected in {"batch-mean": [-1.0, 1.0], "leave-one-out": [-2.0, 2.0], "group": [-1.0, 1.0]}.items():
+        trajectories = TensorDict(
+            {
+                "tokens": tokens[:, None],
+                "prompt_mask": mask[:, None],
+                "next": {"reward": rewards[:, None, None]},
+            },
+            batch_size=[4, 1],
+        )
+        add_group_advantages(trajectories, kind)
+        assert trajectories["advantage"].flatten().tolist() == pytest.approx([*expected, 0.0, 0.0], abs=1e-5)
+    assert prompt_figures(trajectories) == {"prompts": 3, "lone_share": 0.5}
+    assert alone(torch.tensor([2, 0, 2, 1])).tolist() == [False, True, False, True]
+    assert prompt_figures(trajectories.exclude("prompt_mask")) == {}
+
+
+def rare_prompts(seed: int, **options: Any) -> Agent:
+    """Four trajectories over nine prompts: some batches have no two alike."""
+    task = make("toy")
+    task.start_from([first + second + "??" for first in "ABC" for second in "ABC"])
+    return DDPO(task, device="cpu", **(SMALL | {"batch_size": 4, "num_iterations": 8, "seed": seed} | options))
+
+
+def test_a_batch_without_company_is_passed_over_and_the_run_goes_on(tmp_path: Path) -> None:
+    agent = rare_prompts(3, warmup_iterations=4, kl_coeff=1.0)
+    weights = [agent.denoiser.logits.detach().clone()]
+    with pytest.warns(UserWarning, match="a prompt of its own") as caught:
+        rows = agent.train(
+            progress=False, callbacks=[lambda row: weights.append(agent.denoiser.logits.detach().clone())]
+        )
+    assert len(caught) == 1
+    assert len(rows) == 8
+    passed = [row["lone_share"] == 1.0 for row in rows]
+    assert any(passed)
+    assert not all(passed)
+    for row, lone, before, after in zip(rows, passed, weights, weights[1:], strict=False):
+        assert torch.equal(before, after) == lone
+        assert (row["loss_objective"] is None) == lone
+        assert (row["ess"] is None) == lone
+        assert row["learning_rate"] == pytest.approx(agent.config.learning_rate * min(1.0, row["iteration"] / 4))
+        assert set(row) == set(rows[0])
+    # Stopped right before such a batch, it is resumed like any other run.
+    first = passed.index(True)
+    folder = {"log_dir": str(tmp_path), "warmup_iterations": 4, "kl_coeff": 1.0}
+    if first > 0:
+        rare_prompts(3, num_iterations=first, **folder).train(progress=False)
+    resumed = rare_prompts(3, **folder)
+    with pytest.warns(UserWarning, match="a prompt of its own"):
+        resumed.train(progress=False, resume=first > 0)
+    assert torch.equal(resumed.denoiser.logits, agent.denoiser.logits)
+    again = read_metrics(tmp_path)
+    assert [row["loss_objective"] for row in again] == [row["loss_objective"] for row in rows]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepo_env.denoisers import TabularDenoiser
-from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear, Uniform, make_graph, make_schedule
+from sepo_env.diffusion import Absorbing, DiffusionProcess, Linear, LogLinear, Uniform, make_graph, make_schedule
 from sepo_env.diffusion.enumeration import all_states, ancestral_law, first_hitting_law, state_index, state_laws
 from sepo_env.diffusion.likelihood import elbo, marginal_alpha, path_kl, path_log_prob
 from sepo_env.diffusion.random import keys_from_seed
@@ -224,3 +224,18 @@ def test_laws_of_prompted_chains_are_laws_on_what_the_prompt_allows(seed, which,
     for law in laws:
         assert float(law.sum()) == pytest.approx(1.0, abs=1e-10)
         assert not law[~allowed].any()
+
+
+@by_graph
+def test_where_all_is_given_the_bound_is_0(process):
+    """Also on a schedule that leaves signal at t = 1, where a free position pays for starting from the prior."""
+    leaky = DiffusionProcess(process.graph, Linear(sigma_max=1.0))
+    x_0 = torch.tensor([[1, 0, 1]])
+    given_ = torch.ones_like(x_0, dtype=torch.bool)
+    assert float(elbo(leaky, table(process), x_0, num_steps=4, prompt_mask=given_)) == 0.0
+    # And what is given pays nothing: with a network that reads one position at a time the free ones add up.
+    apart = table(process)
+    apart.logits.copy_(apart.logits.mean(dim=0, keepdim=True).expand_as(apart.logits))
+    whole = elbo(leaky, apart, x_0, num_steps=4)
+    parts = [elbo(leaky, apart, x_0, num_steps=4, prompt_mask=torch.arange(3)[None] != site) for site in range(3)]
+    torch.testing.assert_close(sum(parts), whole)

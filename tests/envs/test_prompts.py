@@ -163,3 +163,58 @@ def test_a_guided_denoiser_acts_in_an_environment_as_its_sampler_draws():
     torch.testing.assert_close(found.double(), law, rtol=0, atol=4 * (0.25 / 4000) ** 0.5)
     plain = ancestral_law(task.process, guided.denoiser, 3, 3, prompt=torch.tensor([1, -1, -1])).detach()
     assert float((plain - law).abs().max()) > 8 * (0.25 / 4000) ** 0.5
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 10_000), st.sampled_from(DYNAMICS[:3]))
+@settings(max_examples=16, deadline=None)
+def test_automatic_resets_draw_the_prompts_that_each_row_draws_alone(num_envs, num_steps, seed, dynamics):
+    options = {"prompted": True, "num_tokens": 3, "length": 4, "num_steps": num_steps, **dynamics}
+    envs = gym.make_vec("ToyCTMC-v0", num_envs=num_envs, **options)
+    singles = [gym.make("ToyCTMC-v0", **options) for _ in range(num_envs)]
+    observation, _ = envs.reset(seed=seed)
+    alone = [env.reset(seed=seed + i)[0] for i, env in enumerate(singles)]
+    rng = np.random.default_rng(seed)
+    for step in range(3 * num_steps):
+        before = observation
+        for i, row in enumerate(alone):
+            assert all(np.array_equal(row[key], observation[key][i]) for key in row)
+        actions = rng.exponential(size=envs.action_space.shape).astype(np.float32)
+        observation, _, over, _, infos = envs.step(actions)
+        alone = [env.step(action)[0] for env, action in zip(singles, actions, strict=True)]
+        assert over.all() == ((step + 1) % num_steps == 0)
+        if over.any():
+            for i, env in enumerate(singles):
+                final = infos["final_obs"][i]
+                assert all(np.array_equal(final[key], alone[i][key]) for key in final)
+                given_ = before["prompt_mask"][i].astype(bool)
+                assert np.array_equal(final["prompt_mask"], given_)
+                assert np.array_equal(final["tokens"][given_], before["tokens"][i][given_])
+                alone[i] = env.reset()[0]
+
+
+@given(st.data(), st.integers(0, 10_000), st.sampled_from(DYNAMICS[:3]))
+@settings(max_examples=16, deadline=None)
+def test_a_partial_reset_gives_prompts_to_its_rows_alone(data, seed, dynamics):
+    """In both batched environments: the others keep their prompts and their tokens."""
+    options = {"num_tokens": 3, "length": 4, "num_steps": 3, "prompted": True, **dynamics}
+    envs = gym.make_vec("ToyCTMC-v0", num_envs=3, autoreset_mode="Disabled", **options)
+    env = TorchRLEnv("ToyCTMC-v0", num_envs=3, seed=seed, **options)
+    envs.reset(seed=seed)
+    td = env.reset()
+    actions = envs.unwrapped.pretrained_action()
+    before = envs.step(actions)[0]
+    td = env.step(td.set("action", torch.from_numpy(actions)))["next"]
+    rows = np.array(data.draw(st.lists(st.booleans(), min_size=3, max_size=3).filter(any)))
+    prompts = data.draw(st.lists(st.sampled_from([None, "A??B", "??C?"]), min_size=3, max_size=3).filter(any))
+    after = envs.reset(options={"reset_mask": rows, "prompt": prompts})[0]
+    fresh = env.reset(td.exclude("reward").set("_reset", torch.from_numpy(rows)[:, None]), prompt=prompts)
+    for i, prompt in enumerate(prompts):
+        if not rows[i]:
+            assert all(np.array_equal(after[key][i], before[key][i]) for key in after)
+        elif prompt is not None:
+            assert after["prompt_mask"][i].tolist() == [letter != "?" for letter in prompt]
+            assert keeps(env.task.decode(torch.from_numpy(after["tokens"][i : i + 1]))[0], prompt)
+        else:
+            assert after["prompt_mask"][i].sum() == 1
+        assert np.array_equal(fresh["prompt_mask"][i].numpy(), after["prompt_mask"][i].astype(bool))
+        assert np.array_equal(fresh["tokens"][i].numpy(), after["tokens"][i])
