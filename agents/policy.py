@@ -52,7 +52,7 @@ class RatePolicy(TensorDictModule):
         action_key: where rates ``(..., L, V)`` are written, in the denoiser's dtype.
         prompt_key: where the given positions ``(..., L)`` are read, as conditional environments show them; None:
             nowhere. Only a denoiser that reads them
-            (:class:`~sepo_env.diffusion.process.ReadsPrompt`, such as guidance) makes something of them.
+            (:class:`~sepo_env.diffusion.guided.Guiding`, such as guidance) makes something of them.
 
     Raises:
         InvalidArgumentError: a graph without mask and no ``num_steps``.

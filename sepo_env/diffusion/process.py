@@ -6,16 +6,15 @@ know whether a network gives x0-posteriors or concrete scores.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from sepo_env.diffusion import kernel as kernels
 from sepo_env.diffusion.graph import Absorbing, Graph
+from sepo_env.diffusion.guided import GuidedOutput, Guiding, Output, temper_law, temper_score
 from sepo_env.diffusion.kernel import StepLaw
 from sepo_env.diffusion.schedule import Schedule
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
@@ -33,18 +32,6 @@ class DenoiserLike(Protocol):
     def __call__(self, tokens: Tensor, time: Tensor) -> Tensor:
         """Tokens ``(B, L)``, time ``(B,)`` -> ``(B, L, V)``: log x0-posterior or log concrete score."""
         ...
-
-
-class ReadsPrompt(ABC):
-    """Marks a denoiser that also reads which positions were given: ``denoiser(tokens, time, prompt_mask)``.
-
-    The tokens alone do not say it, for a token that was given looks like one that was sampled.
-    """
-
-    @property
-    @abstractmethod
-    def hides_prompt(self) -> bool:
-        """Whether it puts MASK in the place of given tokens, which only an absorbing graph has."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +81,8 @@ class DiffusionProcess:
         alpha_t, alpha_s = self.alpha(t), self.alpha(s)
         return (alpha_s - alpha_t) / (1.0 - alpha_t)
 
-    def evaluate(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, prompt_mask: Tensor | None = None) -> Tensor:
-        """A network's output, ``(B, L, V)``; one that `ReadsPrompt` is told which positions were given.
+    def evaluate(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, prompt_mask: Tensor | None = None) -> Output:
+        """A network's output, ``(B, L, V)``, or the two of one that is `Guiding`, which is told what was given.
 
         Args:
             denoiser: the network.
@@ -104,32 +91,36 @@ class DiffusionProcess:
             prompt_mask: positions that were given, bool ``(B, L)``; None: none.
 
         Raises:
-            InvalidArgumentError: the network would hide the prompt behind MASK, and the graph has none.
+            InvalidArgumentError: the network would hide a prompt behind MASK, and the graph has none.
         """
-        if prompt_mask is None or not isinstance(denoiser, ReadsPrompt):
-            return denoiser(tokens, t)
-        if denoiser.hides_prompt and self.graph.mask_token is None:
-            raise InvalidArgumentError(
-                f"{type(denoiser).__name__} hides the prompt behind MASK, and {self.graph} has no MASK; guide a "
-                "denoiser of an absorbing graph, or one that is conditional on a class (label=)."
-            )
-        return cast("Callable[..., Tensor]", denoiser)(tokens, t, prompt_mask)
+        if isinstance(denoiser, Guiding):
+            return denoiser.evaluate(tokens, t, prompt_mask, self.graph.mask_token)
+        return denoiser(tokens, t)
 
-    def log_posterior(self, output: Tensor, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
+    def log_posterior(self, output: Output, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
         """A network's output as log x0-posterior, ``(B, L, V)``; rows of visible absorbing positions mean nothing."""
+        if isinstance(output, GuidedOutput):
+            return output.combine(lambda one: self.log_posterior(one, tokens, t, parameterisation), temper_law)
         if parameterisation == "posterior":
             return output
         return self.graph.log_posterior_from_score(output, tokens, self.alpha(t))
 
-    def log_score(self, output: Tensor, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
+    def log_score(self, output: Output, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
         """A network's output as log concrete score, ``(B, L, V)``; rows of visible absorbing positions mean nothing."""
+        if isinstance(output, GuidedOutput):
+            if not isinstance(self.graph, Absorbing):
+                return output.combine(lambda one: self.log_score(one, tokens, t, parameterisation), temper_score)
+            # The schedule alone says how fast masks are filled, so the guided score is that of a posterior.
+            log_posterior = self.log_posterior(output, tokens, t, parameterisation)
+            guided = self.graph.log_score_from_posterior(log_posterior, tokens, self.alpha(t))
+            return output.select(guided, self.log_score(output.conditional, tokens, t, parameterisation))
         if parameterisation == "score":
             return output
         return self.graph.log_score_from_posterior(output, tokens, self.alpha(t))
 
     def step_law(
         self,
-        output: Tensor,
+        output: Output,
         tokens: Tensor,
         t: Tensor,
         s: Tensor,
@@ -140,7 +131,7 @@ class DiffusionProcess:
         """The law of one reverse step from t to s under a network's output.
 
         Args:
-            output: the network's output, ``(B, L, V)``.
+            output: the network's output, ``(B, L, V)``, or that of a guided one (`sepo_env.diffusion.guided`).
             tokens: int64 ``(B, L)``.
             t: present time, float64 ``(B,)``.
             s: next time, s < t, float64 ``(B,)``; all rows are 0 or none is.
@@ -162,13 +153,19 @@ class DiffusionProcess:
 
     def _free_law(
         self,
-        output: Tensor,
+        output: Output,
         tokens: Tensor,
         t: Tensor,
         s: Tensor,
         parameterisation: Parameterisation,
         kernel: Kernel,
     ) -> StepLaw:
+        if isinstance(output, GuidedOutput) and not isinstance(self.graph, Absorbing):
+            return StepLaw(
+                output.combine(
+                    lambda one: self._free_law(one, tokens, t, s, parameterisation, kernel).log_probs, temper_law
+                )
+            )
         if kernel == "ancestral":
             log_posterior = self.log_posterior(output, tokens, t, parameterisation)
             return kernels.ancestral(self.graph, tokens, log_posterior, self.alpha(t), self.alpha(s))
