@@ -15,7 +15,13 @@ from torch import Tensor
 
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.denoisers.dit import rotary_frequencies
-from sepo_env.denoisers.dna_cnn import DILATIONS, DNAConvConfig, DNAConvDenoiser
+from sepo_env.denoisers.dna_cnn import (
+    DILATIONS,
+    ClassDNAConvConfig,
+    ClassDNAConvDenoiser,
+    DNAConvConfig,
+    DNAConvDenoiser,
+)
 from sepo_env.denoisers.layouts import (
     CONFIG_FILE,
     OTHER_FILE,
@@ -45,6 +51,8 @@ _NEVER_TRAINED = "time_embedder.0.W"
 def load_drakes(path: str | os.PathLike[str], *, weights: Weights = "raw") -> DNAConvDenoiser:
     """Read the published DNA model (arXiv:2410.13643, arXiv:2502.01384), on the CPU and in evaluation mode.
 
+    One that embeds classes becomes a `ClassDNAConvDenoiser`; no released file of that kind was at hand to compare with.
+
     Args:
         path: a Lightning checkpoint (``pretrained.ckpt``), or the fine-tuned tensors alone (``finetuned*.ckpt``).
         weights: ``"raw"``, from which the published fine-tuning starts, or ``"ema"``, their running average, which
@@ -73,15 +81,16 @@ def load_drakes(path: str | os.PathLike[str], *, weights: Weights = "raw") -> DN
         )
     if weights == "ema":
         tensors = _averaged(path, checkpoint, tensors)
-    config = build_config(
-        path,
-        DNAConvConfig,
-        num_tokens=stem.shape[1] - 1,
-        channels=stem.shape[0],
-        num_stacks=num_convs // len(DILATIONS),
-        **settings,
-    )
-    return fill_model(path, DNAConvDenoiser, config, tensors)
+    settings |= {
+        "num_tokens": stem.shape[1] - 1,
+        "channels": stem.shape[0],
+        "num_stacks": num_convs // len(DILATIONS),
+    }
+    classes = tensors.get("cls_embedder.weight")
+    if classes is not None:
+        class_config = build_config(path, ClassDNAConvConfig, num_classes=len(classes) - 1, **settings)
+        return fill_model(path, ClassDNAConvDenoiser, class_config, tensors)
+    return fill_model(path, DNAConvDenoiser, build_config(path, DNAConvConfig, **settings), tensors)
 
 
 def load_mdlm(path: str | os.PathLike[str]) -> MDLMDenoiser:
