@@ -14,7 +14,9 @@ from torch import Tensor
 from agents.collect import derived_seed, rollout_size
 from agents.config import OUTPUT_FIELDS, AgentConfig
 from agents.evaluation import Evaluator
+from agents.guidance import check_guidance, describe_guidance, guided, with_guidance
 from agents.logs import Row
+from agents.lookup import named_device, named_task
 from agents.lora import add_lora
 from agents.recovery import own_randomness
 from agents.registry import agent_class
@@ -22,10 +24,9 @@ from agents.sampling import PolicySampler
 from agents.storage import describe_task, draw_saved_prompts, find_task, load_agent, save_agent
 from agents.trainer import Callback, Objective, Trainer
 from agents.weights import frozen_fingerprint, load_policy_state, policy_state
-from sepo_env import TorchRLEnv, tasks
+from sepo_env import TorchRLEnv
 from sepo_env.denoisers import Denoiser
-from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
-from sepo_env.registration import ENVIRONMENTS
+from sepo_env.errors import CheckpointError, InvalidArgumentError
 from sepo_env.tasks import Task
 
 # Iterations are counted from 0 up, their other random numbers from -2 down: agents.trainer.
@@ -80,8 +81,8 @@ class Agent(ABC):
                 f"{type(self).__name__} is set up by a {self.config_class.__name__}, not a {type(config).__name__}."
             )
         self.config = (self.config_class() if config is None else config).replace(**overrides)
-        self.task = _find_task(task)
-        self.device = _find_device(device)
+        self.task = named_task(task)
+        self.device = named_device(device)
         self.reward = self.task.make_reward(reward)
         self.denoiser = self._make_policy().to(self.device)
         self.history: list[Row] = []
@@ -119,7 +120,7 @@ class Agent(ABC):
             )
         # The caller's own random numbers are not touched, and a no_grad() of his does not reach in here.
         with own_randomness(config.seed), torch.enable_grad():
-            reference = self.task.load_denoiser().to(self.device).requires_grad_(False)
+            reference = guided(self.task.load_denoiser(), config).to(self.device).requires_grad_(False)
             prompts = self.task.prompt_set
             trainer = Trainer(
                 self._describe()
@@ -224,7 +225,7 @@ class Agent(ABC):
             **overrides: fields of the config to change.
 
         Raises:
-            CheckpointError: not a whole agent, an agent of another class, or one of another task.
+            CheckpointError: not a whole agent, an agent of another class, or one of another task or guidance.
         """
         path = Path(path)
         description, weights = load_agent(path)
@@ -232,11 +233,13 @@ class Agent(ABC):
         if not issubclass(kind, cls):
             raise CheckpointError(path, f"it holds a {kind.__name__} agent", f"use {kind.__name__}.load or Agent.load")
         fields = {name: value for name, value in description["config"].items() if name not in OUTPUT_FIELDS}
-        config = kind.config_class.from_dict(fields)
         found = find_task(description["task"], path, task)
         if task is None:
+            fields = with_guidance(fields, description)
             draw_saved_prompts(found, path, description.get("prompt_tokens"))
+        config = kind.config_class.from_dict(fields)
         agent = kind(found, config=config, reward=reward, device=device, **overrides)
+        check_guidance(agent.denoiser, path, description, overrides)
         base = agent._describe().get("base")
         if base != description.get("base"):
             raise CheckpointError(
@@ -254,14 +257,15 @@ class Agent(ABC):
 
     def _make_policy(self) -> Denoiser:
         denoiser, config = self.task.load_denoiser(), self.config
-        if config.lora_rank == 0:
-            return denoiser
-        return add_lora(denoiser, config.lora_rank, config.lora_alpha, config.seed)
+        if config.lora_rank > 0:
+            add_lora(denoiser.core, config.lora_rank, config.lora_alpha, config.seed)
+        return guided(denoiser, config)
 
     def _describe(self) -> dict[str, Any]:
         base = frozen_fingerprint(self.denoiser)
         adapted = {} if base is None else {"base": base}
-        return {"agent": self.name, "task": describe_task(self.task), **adapted}
+        guidance = describe_guidance(self.denoiser)
+        return {"agent": self.name, "task": describe_task(self.task), "guidance": guidance, **adapted}
 
     def _sampler(self, num_steps: int | None = None) -> PolicySampler:
         config = self.config
@@ -276,25 +280,3 @@ class Agent(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.task.name!r}, {self.config}, device={str(self.device)!r})"
-
-
-def _find_task(task: str | Task) -> Task:
-    if isinstance(task, Task):
-        return task
-    name = ENVIRONMENTS.get(task, task)
-    if name not in tasks.TASKS:
-        raise UnknownNameError("task", task, [*ENVIRONMENTS, *tasks.TASKS])
-    return tasks.make(name)
-
-
-def _find_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise InvalidArgumentError(f"{device!r} is no device ({error}); give 'auto', 'cpu' or 'cuda'.") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgumentError("there is no GPU that torch can use; give device='cpu', or 'auto'.")
-    # With its number: TorchRL takes "cuda" and "cuda:0" for two devices, and would copy from one to the other.
-    return torch.zeros(0, device=found).device

@@ -40,6 +40,7 @@ class RunCheckpoint:
     def __init__(self, label: Mapping[str, Any], config: AgentConfig, names: tuple[str, ...]) -> None:
         self.path = None if config.log_dir is None else checkpoint_path(config.log_dir)
         self._metadata = {**label, "config": config.to_dict()}
+        self._defaults = type(config)().to_dict()
         self._names = (*names, "rows", "random")
         self._held: dict[str, State] | None = None
 
@@ -81,7 +82,8 @@ class RunCheckpoint:
             for name, wanted in self._metadata.items()
             if name != "config" and found.get(name) != wanted
         }
-        differing |= differing_fields(found["config"], self._metadata["config"])
+        # A field that is younger than the checkpoint changes nothing at its default.
+        differing |= differing_fields(self._defaults | found["config"], self._metadata["config"])
         if differing:
             fields = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in differing.items())
             raise CheckpointError(

@@ -45,8 +45,8 @@ class RunOptions:
     """Environment id or task name, such as DNAEnhancer-v0 or ToyCTMC-v0."""
     reward: str | None = None
     """Name of one of the task's training rewards; None takes the task's own."""
-    prompt: str | None = None
-    """Given letters with ? where free: the agent is trained on, and shows, sequences that keep them."""
+    prompt: tuple[str, ...] = ()
+    """One or several texts with ? where free: the agent is trained on, and shows, sequences that keep one of them."""
     task_options: str = "{}"
     """Options of the task as a JSON object, such as {"reward_model": "runs/rm/reward_model"} for TextRLHF-v0."""
     device: str = "auto"
@@ -63,7 +63,7 @@ def train(name: str, config: AgentConfig, options: RunOptions) -> int:
     """Run one training; returns the exit code, and says on standard error what went wrong."""
     try:
         agent = agent_class(name)(_make_task(options), config=config, reward=options.reward, device=options.device)
-        if options.prompt is not None:
+        if options.prompt:
             agent.task.start_from(options.prompt)
         agent.train(resume=options.resume, progress=not options.quiet)
         if config.log_dir is not None:
