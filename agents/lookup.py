@@ -1,6 +1,10 @@
-"""What a user names, found: a task and a device."""
+"""What a user names, found: a task, with its options, and a device."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -22,6 +26,39 @@ def named_task(task: str | Task) -> Task:
     if name not in tasks.TASKS:
         raise UnknownNameError("task", task, [*ENVIRONMENTS, *tasks.TASKS])
     return tasks.make(name)
+
+
+def task_options(text: str) -> dict[str, Any]:
+    """The options of a task, from a JSON object.
+
+    Raises:
+        InvalidArgumentError: it is none.
+
+    >>> task_options('{"length": 5}')
+    {'length': 5}
+    """
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise InvalidArgumentError(f'task_options are no JSON ({error}); give an object: {{"name": value}}.') from error
+    if not isinstance(given, dict):
+        raise InvalidArgumentError(f'task_options are {text}; give an object: {{"name": value}}.')
+    return given
+
+
+def task_with(name: str, options: Mapping[str, Any]) -> Task:
+    """The task of an environment's id or a name, made with these options.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+        InvalidArgumentError: it does not take them.
+    """
+    if not options:
+        return named_task(name)
+    try:
+        return tasks.make(ENVIRONMENTS.get(name, name), **options)
+    except TypeError as error:
+        raise InvalidArgumentError(f"{name} does not take these task_options ({error}); check names.") from error
 
 
 def named_device(device: str | torch.device) -> torch.device:

@@ -8,7 +8,6 @@ Exit codes: 0 done; 1 refused or failed, with the reason; 2 wrong usage; 3 diver
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +18,9 @@ import tyro
 from tqdm import tqdm
 
 from agents.config import AgentConfig
+from agents.lookup import task_options, task_with
 from agents.registry import AGENTS, agent_class
-from sepo_env import tasks
-from sepo_env.errors import DivergenceError, InvalidArgumentError, SepoEnvError
-from sepo_env.registration import ENVIRONMENTS
-from sepo_env.tasks import Task
+from sepo_env.errors import DivergenceError, SepoEnvError
 
 AGENT_FOLDER = "agent"
 
@@ -62,7 +59,8 @@ class RunOptions:
 def train(name: str, config: AgentConfig, options: RunOptions) -> int:
     """Run one training; returns the exit code, and says on standard error what went wrong."""
     try:
-        agent = agent_class(name)(_make_task(options), config=config, reward=options.reward, device=options.device)
+        task = task_with(options.task, task_options(options.task_options))
+        agent = agent_class(name)(task, config=config, reward=options.reward, device=options.device)
         if options.prompt:
             agent.task.start_from(options.prompt)
         agent.train(resume=options.resume, progress=not options.quiet)
@@ -79,24 +77,6 @@ def train(name: str, config: AgentConfig, options: RunOptions) -> int:
         samples = agent.sample(options.samples, seed=config.seed) if options.samples > 0 else []
         _report(agent.history, samples)
     return DONE
-
-
-def _make_task(options: RunOptions) -> str | Task:
-    """The task with its options; the name alone where there are none."""
-    try:
-        given = json.loads(options.task_options)
-    except ValueError as error:
-        raise InvalidArgumentError(f'task_options are no JSON ({error}); give an object: {{"name": value}}.') from error
-    if not isinstance(given, dict):
-        raise InvalidArgumentError(f'task_options are {options.task_options}; give an object: {{"name": value}}.')
-    if not given:
-        return options.task
-    try:
-        return tasks.make(ENVIRONMENTS.get(options.task, options.task), **given)
-    except TypeError as error:
-        raise InvalidArgumentError(
-            f"{options.task} does not take these task_options ({error}); check names."
-        ) from error
 
 
 def _report(history: Sequence[dict[str, Any]], samples: Sequence[str]) -> None:

@@ -19,7 +19,9 @@ from comparison.runs import plan
 from comparison.scheduler import available_cores, run_all
 from comparison.suite import Suite, SuiteName, make_suite
 from comparison.tables import MAX_COST_SPREAD, cost_spread
+from comparison.worker import check
 
+from agents.lookup import task_options
 from sepo_env.errors import SepoEnvError
 
 
@@ -37,8 +39,14 @@ class Options:
     """One run of each agent for each; the suite's own if none is given."""
     budget: int | None = None
     """Network evaluations of a run (1 a sequence forward, 3 with its backward); the suite's own if not given."""
-    prompt: str | None = None
-    """Letters that every sequence keeps, with ? where free; give a folder of its own with it (--output)."""
+    prompt: tuple[str, ...] = ()
+    """One or several texts of which every sequence keeps one, with ? where free; give a folder of its own with it
+    (--output), as with the two options below."""
+    task_options: str = "{}"
+    """Options of the task as a JSON object, such as {"schedule": "cosine"}."""
+    guidance_scale: float = 0.0
+    """Classifier-free guidance by the prompts, of agents and pretrained denoiser alike; it doubles the cost, so the
+    budget pays for half as many iterations."""
     device: str = "cpu"
     """Where the networks live: cpu, cuda, cuda:1, ..."""
     workers: int | None = None
@@ -60,7 +68,8 @@ class Options:
 
     def make_suite(self) -> Suite:
         """The suite with what was given in place of its own."""
-        given = {"agents": self.agents, "seeds": self.seeds, "budget": self.budget, "prompt": self.prompt}
+        given = {name: getattr(self, name) for name in ("agents", "seeds", "budget", "prompt", "guidance_scale")}
+        given["task_options"] = task_options(self.task_options)
         return make_suite(self.task, self.suite_name, **{name: value for name, value in given.items() if value})
 
     def num_workers(self) -> int:
@@ -71,6 +80,7 @@ class Options:
 def main(options: Options, command: str) -> int:
     """Run what is not finished yet, and write the report; the exit status is 1 if anything is amiss."""
     suite = options.make_suite()
+    check(suite)
     runs = plan(suite)
     options.folder.mkdir(parents=True, exist_ok=True)
     for run in runs:

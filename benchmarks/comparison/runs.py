@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ import pandas as pd
 import sepo_env
 from comparison.suite import Evaluation, Suite
 from sepo_env.errors import CheckpointError
+
+_OPTIONAL = frozenset({"prompt", "task_options", "guidance_scale"})
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Run:
         reward: what the agent is trained on; None is the task's training reward.
         weights: fingerprint of the shipped denoiser and oracles.
         variant: tells runs of one agent with other settings apart, where there are such.
-        prompt: letters that every sequence keeps, with "?" where free; None: what the task draws, if anything.
+        prompt: texts of which every sequence keeps one, with "?" where free; none: what the task draws, if anything.
+        task_options: options that the task is made with.
+        guidance_scale: of classifier-free guidance by the prompts; 0: none.
     """
 
     task: str
@@ -51,7 +55,9 @@ class Run:
     reward: str | None
     weights: str
     variant: str = ""
-    prompt: str | None = None
+    prompt: tuple[str, ...] = ()
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    guidance_scale: float = 0.0
 
     @property
     def name(self) -> str:
@@ -76,8 +82,8 @@ class Run:
         path = folder / "config.json"
         if path.exists():
             found = json.loads(path.read_text())
-            if found != self.config():
-                changed = ", ".join(_differences(found, self.config()))
+            changed = ", ".join(_differences(found, self.config()))
+            if changed:
                 cure = f"choose another --output, or delete {output} to start afresh"
                 raise CheckpointError(folder, f"it holds a run with other settings ({changed})", cure)
         else:
@@ -131,6 +137,8 @@ def plan(suite: Suite) -> list[Run]:
             suite.reward,
             weights,
             prompt=suite.prompt,
+            task_options=suite.task_options,
+            guidance_scale=suite.guidance_scale,
         )
         for seed in suite.seeds
         for agent in suite.agents
@@ -158,6 +166,9 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: st
     changes = []
     for key in sorted(found.keys() | wanted.keys()):
         before, after = found.get(key), wanted.get(key)
+        # A folder from before there were such options holds a run without them.
+        if not prefix and key in _OPTIONAL and not before and not after:
+            continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             changes += _differences(before, after, f"{prefix}{key}.")
         elif before != after:
