@@ -32,7 +32,9 @@ class ClassifierFreeGuidance(Denoiser, Guiding):
     - with ``label``, the class: without the condition the network gets its null label, and the prompt stays.
 
     A guided output takes two evaluations of the network, and `agents.cost.CostMeter` counts both. The gradient flows
-    through both. Called by itself, without a process, it returns the tempered posterior, or the tempered scores.
+    through both. Steps and rates take the two outputs from `DiffusionProcess.evaluate`; called by itself, without a
+    process, it can only return the tempered posterior, or the tempered scores, which on a uniform graph or of a score
+    network are not those of the step.
 
     Args:
         denoiser: the network; its parameters are those of this one.
