@@ -14,7 +14,9 @@ from torch import Tensor
 from agents.collect import derived_seed, rollout_size
 from agents.config import OUTPUT_FIELDS, AgentConfig
 from agents.evaluation import Evaluator
+from agents.guidance import check_guidance, describe_guidance, guided, with_guidance
 from agents.logs import Row
+from agents.lookup import named_task
 from agents.lora import add_lora
 from agents.recovery import own_randomness
 from agents.registry import agent_class
@@ -22,11 +24,10 @@ from agents.sampling import PolicySampler
 from agents.storage import describe_task, draw_saved_prompts, find_task, load_agent, save_agent
 from agents.trainer import Callback, Objective, Trainer
 from agents.weights import frozen_fingerprint, load_policy_state, policy_state
-from sepo_env import TorchRLEnv, tasks
+from sepo_env import TorchRLEnv
 from sepo_env.denoisers import Denoiser
 from sepo_env.device import find_device
-from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
-from sepo_env.registration import ENVIRONMENTS
+from sepo_env.errors import CheckpointError, InvalidArgumentError
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import prompts_fingerprint
 
@@ -82,7 +83,7 @@ class Agent(ABC):
                 f"{type(self).__name__} is set up by a {self.config_class.__name__}, not a {type(config).__name__}."
             )
         self.config = (self.config_class() if config is None else config).replace(**overrides)
-        self.task = _find_task(task)
+        self.task = named_task(task)
         self.device = find_device(device)
         self.reward = self.task.make_reward(reward)
         self.denoiser = self._make_policy().to(self.device)
@@ -121,7 +122,7 @@ class Agent(ABC):
             )
         # The caller's own random numbers are not touched, and a no_grad() of his does not reach in here.
         with own_randomness(config.seed), torch.enable_grad():
-            reference = self.task.load_denoiser().to(self.device).requires_grad_(False)
+            reference = guided(self.task.load_denoiser(), config).to(self.device).requires_grad_(False)
             trainer = Trainer(
                 self._describe() | {"reward": self.reward.name},
                 config,
@@ -219,8 +220,8 @@ class Agent(ABC):
             **overrides: fields of the config to change.
 
         Raises:
-            CheckpointError: not a whole agent, an agent of another class, or one of another task or of prompts that
-                the registered one does not draw.
+            CheckpointError: not a whole agent, an agent of another class, or one of another task, of another guidance,
+                or of prompts that the registered task does not draw.
         """
         path = Path(path)
         description, weights, prompts = load_agent(path)
@@ -228,11 +229,13 @@ class Agent(ABC):
         if not issubclass(kind, cls):
             raise CheckpointError(path, f"it holds a {kind.__name__} agent", f"use {kind.__name__}.load or Agent.load")
         fields = {name: value for name, value in description["config"].items() if name not in OUTPUT_FIELDS}
-        config = kind.config_class.from_dict(fields)
         found = find_task(description["task"], path, task)
         if task is None:
+            fields = with_guidance(fields, description)
             draw_saved_prompts(found, path, prompts, description.get("prompts"))
+        config = kind.config_class.from_dict(fields)
         agent = kind(found, config=config, reward=reward, device=device, **overrides)
+        check_guidance(agent.denoiser, path, description, overrides)
         base = agent._describe().get("base")
         if base != description.get("base"):
             raise CheckpointError(
@@ -250,15 +253,16 @@ class Agent(ABC):
 
     def _make_policy(self) -> Denoiser:
         denoiser, config = self.task.load_denoiser(), self.config
-        if config.lora_rank == 0:
-            return denoiser
-        return add_lora(denoiser, config.lora_rank, config.lora_alpha, config.seed)
+        if config.lora_rank > 0:
+            add_lora(denoiser.core, config.lora_rank, config.lora_alpha, config.seed)
+        return guided(denoiser, config)
 
     def _describe(self) -> dict[str, Any]:
         base = frozen_fingerprint(self.denoiser)
         adapted = {} if base is None else {"base": base}
-        prompts = prompts_fingerprint(self.task)
-        return {"agent": self.name, "task": describe_task(self.task), "prompts": prompts, **adapted}
+        guidance, prompts = describe_guidance(self.denoiser), prompts_fingerprint(self.task)
+        task = describe_task(self.task)
+        return {"agent": self.name, "task": task, "prompts": prompts, "guidance": guidance, **adapted}
 
     def _sampler(self, num_steps: int | None = None) -> PolicySampler:
         config = self.config
@@ -273,12 +277,3 @@ class Agent(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.task.name!r}, {self.config}, device={str(self.device)!r})"
-
-
-def _find_task(task: str | Task) -> Task:
-    if isinstance(task, Task):
-        return task
-    name = ENVIRONMENTS.get(task, task)
-    if name not in tasks.TASKS:
-        raise UnknownNameError("task", task, [*ENVIRONMENTS, *tasks.TASKS])
-    return tasks.make(name)

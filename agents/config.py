@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -43,6 +44,12 @@ class AgentConfig:
     """Gradient-flow corrector leaps after each reverse step but the last, in training and in evaluation alike."""
     corrector_size: float = 0.1
     """Length of a corrector leap in units of the total noise sigma; read where corrector_steps > 0."""
+    guidance_scale: float = 0.0
+    """Scale w of classifier-free guidance, of the policy and of the pretrained denoiser that it is held to alike: in
+    training, evaluation and sampling, at twice the evaluations. 0 is the conditional model; without guidance_label the
+    prompts are the condition."""
+    guidance_label: int | None = None
+    """Class to generate, of a denoiser that can be told one; None: no class."""
     states_per_trajectory: int = 8
     """Visited states of each trajectory that the update uses, at most; drawn uniformly and weighted by the inverse of
     their inclusion probability. 0 uses all num_steps of them."""
@@ -105,6 +112,8 @@ class AgentConfig:
         self._require("checkpoint_every", self.checkpoint_every >= 1, "at least 1")
         self._require("lora_rank", self.lora_rank >= 0, "at least 0")
         self._require("lora_alpha", self.lora_alpha is None or self.lora_alpha > 0, "positive, or None")
+        self._require("guidance_scale", 0 <= self.guidance_scale < math.inf, "finite and at least 0")
+        self._require("guidance_label", self.guidance_label is None or self.guidance_label >= 0, "a class, or None")
         for name in ("learning_rate", "max_grad_norm", "corrector_size"):
             self._require(name, getattr(self, name) > 0, "positive")
         for name in ("weight_decay", "kl_coeff", "entropy_coeff"):

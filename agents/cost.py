@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sepo_env.denoisers import ClassifierFreeGuidance
+from sepo_env.denoisers import Denoiser
 
 
 class CountsCalls(Protocol):
@@ -77,6 +77,4 @@ class CostMeter:
 
 def _network(denoiser: nn.Module) -> nn.Module:
     """What a denoiser evaluates: itself, or the network within its guidance."""
-    while isinstance(denoiser, ClassifierFreeGuidance):
-        denoiser = denoiser.denoiser
-    return denoiser
+    return denoiser.core if isinstance(denoiser, Denoiser) else denoiser

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion import DiffusionProcess
-from sepo_env.diffusion.process import ReadsPrompt
+from sepo_env.diffusion.guided import Guiding
 from sepo_env.errors import InvalidArgumentError
 
 _PROMPT_MASK = "prompt_mask"
@@ -57,7 +57,7 @@ class RatePolicy(TensorDictModule):
         action_key: where rates ``(..., L, V)`` are written, in the denoiser's dtype.
         prompt_key: where the given positions ``(..., L)`` are read, as conditional environments show them; nothing
             is given where the entry is missing. None: nowhere. Only a denoiser that reads them
-            (:class:`~sepo_env.diffusion.process.ReadsPrompt`, such as guidance) makes something of them.
+            (:class:`~sepo_env.diffusion.guided.Guiding`, such as guidance) makes something of them.
 
     Raises:
         InvalidArgumentError: a graph without mask and no ``num_steps``; or, when called, a denoiser that hides the
@@ -84,7 +84,7 @@ class RatePolicy(TensorDictModule):
         in_keys = [tokens_key, time_key] if prompt_key is None else [tokens_key, time_key, prompt_key]
         super().__init__(_Rates(denoiser, process, grid), in_keys=in_keys, out_keys=[action_key])
         self.prompt_key = prompt_key
-        self._needs_prompt = isinstance(denoiser, ReadsPrompt) and denoiser.hides_prompt
+        self._needs_prompt = isinstance(denoiser, Guiding) and denoiser.hides_prompt
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase, *args: Any, **kwargs: Any) -> TensorDictBase:

@@ -43,6 +43,7 @@ class RunCheckpoint:
     ) -> None:
         self.path = None if config.log_dir is None else checkpoint_path(config.log_dir)
         self._metadata = {**label, "config": config.to_dict()}
+        self._defaults = type(config)().to_dict()
         self._names = (*names, "rows", "random")
         self._prompts: State = {} if prompts is None else prompts
         self._held: dict[str, State] | None = None
@@ -86,7 +87,8 @@ class RunCheckpoint:
             if label != "config"
             for name, pair in _differences(label, found.get(label), wanted)
         }
-        differing |= differing_fields(found["config"], self._metadata["config"])
+        # A field that is younger than the checkpoint changes nothing at its default.
+        differing |= differing_fields(self._defaults | found["config"], self._metadata["config"])
         if differing:
             fields = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in differing.items())
             raise CheckpointError(

@@ -1,7 +1,8 @@
 """Train an agent from the command line: ``python -m agents.train sepo --task DNAEnhancer-v0 --log-dir runs/sepo``.
 
 Every field of the agent's config is a flag. What the run writes stands in ``--log-dir``: metrics.csv, TensorBoard
-events, the checkpoint and, at the end, the agent itself in ``agent/`` (`Agent.load` reads it).
+events, the checkpoint and, at the end, the agent itself in ``agent/`` (`Agent.load` reads it) and samples.csv with
+sequences of before and after.
 
 Exit codes: 0 done; 1 refused or failed, with the reason; 2 wrong usage; 3 diverged; 130 stopped with Ctrl-C.
 """
@@ -11,18 +12,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tyro
 from tqdm import tqdm
 
+from agents.before_after import as_text, judged, write_samples
 from agents.config import AgentConfig
+from agents.lookup import named_task
 from agents.registry import AGENTS, agent_class
 from sepo_env import tasks
-from sepo_env.errors import DivergenceError, InvalidArgumentError, SepoEnvError
-from sepo_env.registration import ENVIRONMENTS
-from sepo_env.tasks import Task
+from sepo_env.errors import DivergenceError, SepoEnvError
 
 AGENT_FOLDER = "agent"
 
@@ -44,8 +46,8 @@ class RunOptions:
     """Environment id or task name, such as DNAEnhancer-v0 or ToyCTMC-v0."""
     reward: str | None = None
     """Name of one of the task's training rewards; None takes the task's own."""
-    prompt: str | None = None
-    """Given letters with ? where free: the agent is trained on, and shows, sequences that keep them."""
+    prompt: tuple[str, ...] = ()
+    """One or several texts with ? where free: the agent is trained on, and shows, sequences that keep one of them."""
     task_options: str = "{}"
     """Options of the task as a JSON object, such as {"artefacts": "DRAKES_data"} for DNAEnhancer-v0, or
     {"reward_model": "runs/rm/reward_model"} for TextRLHF-v0."""
@@ -54,7 +56,8 @@ class RunOptions:
     resume: bool = False
     """Go on from the checkpoint in log_dir; give the same settings as before."""
     samples: int = 4
-    """Sequences to show at the end; 0: none."""
+    """Sequences to show at the end as they were before the training and as they are after it, from the same seeds, with
+    reward and held-out reward; they are kept in log_dir as samples.csv. 0: none."""
     quiet: bool = False
     """No progress bar, no report."""
 
@@ -62,12 +65,19 @@ class RunOptions:
 def train(name: str, config: AgentConfig, options: RunOptions) -> int:
     """Run one training; returns the exit code, and says on standard error what went wrong."""
     try:
-        agent = agent_class(name)(_make_task(options), config=config, reward=options.reward, device=options.device)
-        if options.prompt is not None:
+        task = named_task(options.task, tasks.options_from_json(options.task_options))
+        agent = agent_class(name)(task, config=config, reward=options.reward, device=options.device)
+        if options.prompt:
             agent.task.start_from(options.prompt)
+        draw = partial(agent.sample_tokens, options.samples, seed=config.seed) if options.samples > 0 else None
+        before = None if draw is None else draw()  # of the pretrained denoiser, when a run is resumed as well
         agent.train(resume=options.resume, progress=not options.quiet)
-        if config.log_dir is not None:
-            agent.save(Path(config.log_dir) / AGENT_FOLDER)
+        folder = None if config.log_dir is None else Path(config.log_dir)
+        if folder is not None:
+            agent.save(folder / AGENT_FOLDER)
+        samples = [] if draw is None or before is None else judged(agent.task, agent.reward, before, draw())
+        if folder is not None and samples:
+            write_samples(folder, samples)
     except KeyboardInterrupt as error:
         how = "" if config.log_dir is None else " Give the same command with --resume to go on."
         _say(" ".join([*getattr(error, "__notes__", []), how.strip()]) or "Stopped.")
@@ -76,29 +86,16 @@ def train(name: str, config: AgentConfig, options: RunOptions) -> int:
         _say("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
         return DIVERGED if isinstance(error, DivergenceError) else FAILED
     if not options.quiet:
-        samples = agent.sample(options.samples, seed=config.seed) if options.samples > 0 else []
-        _report(agent.history, samples)
+        _report(agent.history)
+        if samples:
+            _say(as_text(samples))
     return DONE
 
 
-def _make_task(options: RunOptions) -> str | Task:
-    """The task with its options; the name alone where there are none."""
-    given = tasks.options_from_json(options.task_options)
-    if not given:
-        return options.task
-    try:
-        return tasks.make(ENVIRONMENTS.get(options.task, options.task), **given)
-    except TypeError as error:
-        raise InvalidArgumentError(
-            f"{options.task} does not take these task_options ({error}); check names."
-        ) from error
-
-
-def _report(history: Sequence[dict[str, Any]], samples: Sequence[str]) -> None:
+def _report(history: Sequence[dict[str, Any]]) -> None:
     last = history[-1] if history else {}
     figures = ("iteration", "nfe", "reward_calls", "reward_median")
     _say(", ".join(f"{name} {last[name]:.5g}" for name in figures if name in last))
-    _say("\n".join(samples))
 
 
 def _say(text: str) -> None:

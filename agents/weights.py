@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from sepo_env.denoisers import Denoiser
+
 
 def policy_state(denoiser: nn.Module) -> dict[str, Tensor]:
     """The tensors that tell a policy from the pretrained denoiser that it began as.
@@ -15,6 +17,7 @@ def policy_state(denoiser: nn.Module) -> dict[str, Tensor]:
     With frozen parameters (adapters) the trained ones; else all of them and the buffers, each tensor once, since a file
     holds no two names for one tensor (tied embeddings).
     """
+    denoiser = _core(denoiser)
     parameters = dict(denoiser.named_parameters())  # names a tied parameter once
     if any(not parameter.requires_grad for parameter in parameters.values()):
         return {name: p.detach() for name, p in parameters.items() if p.requires_grad}
@@ -39,7 +42,7 @@ def load_policy_state(denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def frozen_fingerprint(denoiser: nn.Module) -> str | None:
     """A digest of the frozen parameters, which `policy_state` leaves out; None where none is frozen."""
-    frozen = [(name, p) for name, p in denoiser.named_parameters() if not p.requires_grad]
+    frozen = [(name, p) for name, p in _core(denoiser).named_parameters() if not p.requires_grad]
     if not frozen:
         return None
     digest = hashlib.sha256()
@@ -47,6 +50,11 @@ def frozen_fingerprint(denoiser: nn.Module) -> str | None:
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def _core(denoiser: nn.Module) -> nn.Module:
+    """The network itself: guidance has no weights, and may come and go."""
+    return denoiser.core if isinstance(denoiser, Denoiser) else denoiser
 
 
 def _aliases(denoiser: nn.Module) -> set[str]:

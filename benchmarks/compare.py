@@ -18,6 +18,7 @@ from comparison.runs import plan
 from comparison.scheduler import available_cores, run_all
 from comparison.suite import Suite, SuiteName, make_suite, task_options
 from comparison.tables import MAX_COST_SPREAD, cost_spread
+from comparison.worker import check
 
 from sepo_env.device import find_device
 from sepo_env.errors import SepoEnvError
@@ -37,13 +38,17 @@ class Options:
     """One run of each agent for each; the suite's own if none is given."""
     budget: int | None = None
     """Network evaluations of a run (1 a sequence forward, 3 with its backward); the suite's own if not given."""
-    prompt: str | None = None
-    """Letters that every sequence keeps, with ? where free; give a folder of its own with it (--output)."""
+    prompt: tuple[str, ...] = ()
+    """One or several texts of which every sequence keeps one, with ? where free; give a folder of its own with it
+    (--output), as with the three options below."""
     task_options: str = "{}"
-    """Options of the task as a JSON object."""
+    """Options of the task as a JSON object, such as {"schedule": "cosine"}."""
     artefacts: Path | None = None
     """Folder of published artefacts to run on, for DNAEnhancer-v0: the same as --task-options '{"artefacts": DIR}'.
     Settings were tuned on the shipped assets. Each process loads the oracles (3 GB): --workers 1 may be best."""
+    guidance_scale: float = 0.0
+    """Classifier-free guidance by the prompts, of agents and pretrained denoiser alike; it doubles the cost, so the
+    budget pays for half as many iterations."""
     device: str = "auto"
     """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
     workers: int | None = None
@@ -66,7 +71,7 @@ class Options:
 
     def make_suite(self) -> Suite:
         """The suite with what was given in place of its own."""
-        given = {"agents": self.agents, "seeds": self.seeds, "budget": self.budget, "prompt": self.prompt}
+        given = {name: getattr(self, name) for name in ("agents", "seeds", "budget", "prompt", "guidance_scale")}
         given["task_options"] = task_options(self.task_options, self.artefacts)
         return make_suite(self.task, self.suite_name, **{name: value for name, value in given.items() if value})
 
@@ -78,6 +83,7 @@ class Options:
 def main(options: Options, command: str) -> int:
     """Run what is not finished yet, and write the report; the exit status is 1 if anything is amiss."""
     suite, device = options.make_suite(), str(find_device(options.device))
+    check(suite)
     runs = plan(suite)
     options.folder.mkdir(parents=True, exist_ok=True)
     for run in runs:

@@ -13,6 +13,7 @@ from agents.functional import path_entropy, path_kl
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion import DiffusionProcess, StepLaw
 from sepo_env.diffusion.graph import per_position
+from sepo_env.diffusion.guided import Output
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class StateEvaluation:
         return self.process.graph.can_jump(self.states.tokens) & ~self.states.prompt_mask
 
     @cached_property
-    def _output(self) -> Tensor:
+    def _output(self) -> Output:
         return self.process.evaluate(self.denoiser, self.states.tokens, self.states.t, self.states.prompt_mask)
 
     @cached_property

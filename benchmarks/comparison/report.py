@@ -258,7 +258,7 @@ def _dna_reference(suite: Suite) -> Reference:
 
 
 def _text_reference(suite: Suite) -> Reference:
-    tables_ = make_task(suite.task).reference
+    tables_ = make_task(suite.task, options=suite.task_options).reference
     likelihood = tables_["log_likelihood_percentiles_test"]
     return Reference(
         unit="sentiment, -1 to 1; held out: VADER",

@@ -28,6 +28,8 @@ from sepo_env import tasks
 from sepo_env.errors import CheckpointError
 from sepo_env.registration import ENVIRONMENTS
 
+_OPTIONAL = frozenset({"prompt", "task_options", "guidance_scale"})
+
 
 @dataclass(frozen=True)
 class Run:
@@ -42,9 +44,10 @@ class Run:
         reward: what the agent is trained on; None is the task's training reward.
         weights: fingerprint of the shipped denoiser and oracles.
         variant: tells runs of one agent with other settings apart, where there are such.
-        prompt: letters that every sequence keeps, with "?" where free; None: what the task draws, if anything.
+        prompt: texts of which every sequence keeps one, with "?" where free; none: what the task draws, if anything.
         task_options: options of the task, for JSON.
         artefacts: fingerprints of the user's files that the task runs on, by role.
+        guidance_scale: of classifier-free guidance by the prompts; 0: none.
     """
 
     task: str
@@ -55,9 +58,10 @@ class Run:
     reward: str | None
     weights: str
     variant: str = ""
-    prompt: str | None = None
+    prompt: tuple[str, ...] = ()
     task_options: Mapping[str, Any] = field(default_factory=dict)
     artefacts: Mapping[str, str] = field(default_factory=dict)
+    guidance_scale: float = 0.0
 
     @property
     def name(self) -> str:
@@ -88,8 +92,8 @@ class Run:
         path = folder / "config.json"
         if path.exists():
             found = json.loads(path.read_text())
-            if found != self.config():
-                changed = ", ".join(_differences(found, self.config()))
+            changed = ", ".join(_differences(found, self.config()))
+            if changed:
                 cure = f"choose another --output, or delete {output} to start afresh"
                 raise CheckpointError(folder, f"it holds a run with other settings ({changed})", cure)
         else:
@@ -146,6 +150,7 @@ def plan(suite: Suite) -> list[Run]:
             prompt=suite.prompt,
             task_options=suite.task_options,
             artefacts=artefacts,
+            guidance_scale=suite.guidance_scale,
         )
         for seed in suite.seeds
         for agent in suite.agents
@@ -173,6 +178,9 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: st
     changes = []
     for key in sorted(found.keys() | wanted.keys()):
         before, after = found.get(key), wanted.get(key)
+        # A folder from before there were such options holds a run without them.
+        if not prefix and key in _OPTIONAL and not before and not after:
+            continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             changes += _differences(before, after, f"{prefix}{key}.")
         elif before != after:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,9 +55,11 @@ class Suite:
             is in nats a sequence.
         evaluation: how the ends of the runs are judged.
         reward: what all agents are trained on; None is the task's training reward.
-        prompt: letters that every sequence keeps, of agents and of the pretrained denoiser alike, with "?" where free;
-            None: what the task draws, if anything.
+        prompt: texts of which every sequence keeps one, of agents and of the pretrained denoiser alike, with "?" where
+            free; none: what the task draws, if anything.
         task_options: options of the task, for JSON.
+        guidance_scale: of classifier-free guidance by the prompts, of agents and of the pretrained denoiser alike. It
+            doubles what everything costs, so the budget pays for half as many iterations.
     """
 
     task: str
@@ -69,8 +72,9 @@ class Suite:
     evaluation: Evaluation
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reward: str | None = None
-    prompt: str | None = None
+    prompt: tuple[str, ...] = ()
     task_options: Mapping[str, Any] = field(default_factory=dict)
+    guidance_scale: float = 0.0
 
     def __post_init__(self) -> None:
         """Check names and numbers before anything runs."""
@@ -81,8 +85,10 @@ class Suite:
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise InvalidArgumentError(f"{name} are {values}; give at least one, and none twice.")
+        if not 0 <= self.guidance_scale < math.inf:
+            raise InvalidArgumentError(f"guidance_scale is {self.guidance_scale}, but must be finite and at least 0.")
         if self.num_iterations < 1:
-            least = self.common["batch_size"] * self.cost_per_trajectory
+            least = self._iteration_cost
             raise InvalidArgumentError(
                 f"a budget of {self.budget} does not pay for one iteration; give at least {least}."
             )
@@ -97,7 +103,12 @@ class Suite:
     @property
     def num_iterations(self) -> int:
         """Iterations that the budget pays for."""
-        return self.budget // (self.common["batch_size"] * self.cost_per_trajectory)
+        return self.budget // self._iteration_cost
+
+    @property
+    def _iteration_cost(self) -> int:
+        guided = evaluations_per_call(self.guidance_scale)
+        return self.common["batch_size"] * self.cost_per_trajectory * guided
 
     def settings(self, agent: str) -> dict[str, Any]:
         """The fields of an agent's configuration; none for the pretrained denoiser, which does not train.
@@ -117,8 +128,10 @@ class Suite:
                 f"{agent} comes to {cost} evaluations a trajectory, the nearest to {self.cost_per_trajectory}: choose "
                 "another cost_per_trajectory, or other inner_epochs for the agent, in benchmarks/comparison/suite.py."
             )
+        guidance = {"guidance_scale": self.guidance_scale} if self.guidance_scale > 0 else {}
         return {
             **chosen,
+            **guidance,
             "num_iterations": self.num_iterations,
             # The iterations end a run; the budgets only stop an agent that spends more than was foreseen.
             "max_nfe": round(self.budget * (1.0 + MAX_COST_SPREAD / 2)),
@@ -126,11 +139,16 @@ class Suite:
         }
 
 
+def evaluations_per_call(guidance_scale: float) -> int:
+    """Network evaluations for one output: guidance also takes the one without the condition."""
+    return 2 if guidance_scale > 0 else 1
+
+
 def evaluations_per_state(config: AgentConfig) -> int:
     """Network evaluations that an update spends on each of the visited states.
 
     In each pass a forward and a backward (3) and, with a path KL, the reference (1); before them, where there is more
-    than one optimiser step, the log-probabilities of the policy that sampled (1).
+    than one optimiser step, the log-probabilities of the policy that sampled (1). Guidance doubles them all.
     """
     return config.inner_epochs * (3 + (config.kl_coeff > 0)) + (config.optimiser_steps > 1)
 
@@ -264,7 +282,7 @@ def make_suite(task: str, name: SuiteName, **changes: Any) -> Suite:
         task: Gymnasium id.
         name: ``"default"``, ``"full"`` (five seeds, a larger budget, more samples to judge) or ``"smoke"`` (a
             few iterations, to see that all parts work).
-        **changes: fields that replace the suite's own: agents, seeds, budget, prompt, task_options.
+        **changes: fields that replace the suite's own: agents, seeds, budget, prompt, ...
 
     Raises:
         UnknownNameError: no suite is written for that task; add one in this file.

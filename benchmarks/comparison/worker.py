@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +10,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from agents.lookup import named_task
 from agents.recovery import checkpoint_path
 from agents.registry import agent_class
 from agents.sampling import PolicySampler
 from comparison.runs import Run
+from comparison.suite import Suite, evaluations_per_call
 from comparison.tables import COST_COLUMNS, PRETRAINED
-from sepo_env import tasks
+from sepo_env.denoisers import ClassifierFreeGuidance, Denoiser
 from sepo_env.diffusion.random import keys_from_seed
-from sepo_env.registration import ENVIRONMENTS
+from sepo_env.errors import InvalidArgumentError
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import resolve_prompts
 
@@ -39,7 +41,8 @@ Report = Callable[[Progress], None]
 
 def total_work(run: Run) -> float:
     """Network evaluations of a run, training and sampling for the judge: the length of its progress line."""
-    return run.settings.get("max_nfe", 0) + run.evaluation.num_samples * run.evaluation.num_steps
+    sampling = run.evaluation.num_samples * run.evaluation.num_steps * evaluations_per_call(run.guidance_scale)
+    return run.settings.get("max_nfe", 0) + sampling
 
 
 def execute(run: Run, output: Path, device: str, report: Report) -> None:
@@ -56,7 +59,7 @@ def execute(run: Run, output: Path, device: str, report: Report) -> None:
     report(Progress(run.name, 0.0, "starting"))
     if run.agent == PRETRAINED:
         curve, cost = pd.DataFrame(columns=["iteration"]), dict.fromkeys(COST_COLUMNS, 0)
-        draw: Callable[..., Tensor] = _pretrained_sampler(task, device)
+        draw: Callable[..., Tensor] = _pretrained_sampler(task, device, run.guidance_scale)
     else:
         agent = _train(run, task, folder, device, report)
         curve, last = pd.DataFrame(agent.history), agent.history[-1]
@@ -67,12 +70,33 @@ def execute(run: Run, output: Path, device: str, report: Report) -> None:
     run.finish(output, curve, samples, {**cost, **figures})
 
 
-def make_task(env_id: str, prompt: str | None = None, options: Mapping[str, Any] | None = None) -> Task:
-    """The task behind a Gymnasium id with its options, and with what every sequence keeps, if anything."""
-    task = tasks.make(ENVIRONMENTS[env_id], **(options or {}))
-    if prompt is not None:
+def make_task(env_id: str, prompt: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Task:
+    """The task behind a Gymnasium id, with its options and what every sequence keeps, if anything.
+
+    Raises:
+        UnknownOptionError: options that it does not take.
+        InvalidPromptError: a prompt that does not fit.
+    """
+    task = named_task(env_id, options)
+    if prompt:
         task.start_from(prompt)
     return task
+
+
+def check(suite: Suite) -> None:
+    """Make a suite's task once, so that what does not fit is refused before anything runs.
+
+    Raises:
+        InvalidArgumentError: guidance by prompts where none are given.
+        UnknownOptionError: options that the task does not take.
+        InvalidPromptError: a prompt that does not fit.
+    """
+    task = make_task(suite.task, suite.prompt, suite.task_options)
+    if suite.guidance_scale > 0 and not task.conditional:
+        raise InvalidArgumentError(
+            f"guidance_scale is {suite.guidance_scale}, but {suite.task} draws no prompts to be guided by; give "
+            "--prompt, or prompts in --task-options."
+        )
 
 
 def _train(run: Run, task: Task, folder: Path, device: str, report: Report) -> Any:
@@ -94,9 +118,11 @@ def _train(run: Run, task: Task, folder: Path, device: str, report: Report) -> A
     return agent
 
 
-def _pretrained_sampler(task: Task, device: str) -> Callable[..., Tensor]:
+def _pretrained_sampler(task: Task, device: str, guidance_scale: float = 0.0) -> Callable[..., Tensor]:
     """The sampler of the agents, on the pretrained denoiser."""
-    denoiser = task.denoiser.to(device)
+    denoiser: Denoiser = task.denoiser.to(device)
+    if guidance_scale > 0:
+        denoiser = ClassifierFreeGuidance(denoiser, guidance_scale)
 
     def draw(num_samples: int, num_steps: int, seed: int) -> Tensor:
         sampler = PolicySampler(task, num_steps, 0, 1.0, _CHUNK, torch.device(device))
@@ -116,15 +142,15 @@ def _judge(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Draw the run's sequences and score them: one row a sequence, and the figures of all together."""
     evaluation = run.evaluation
-    first_seed = run.seed * _SAMPLE_SEED
+    first_seed, evaluations = run.seed * _SAMPLE_SEED, evaluation.num_steps * evaluations_per_call(run.guidance_scale)
     parts = []
     for start in range(0, evaluation.num_samples, _CHUNK):
         count = min(_CHUNK, evaluation.num_samples - start)
-        report(float(start * evaluation.num_steps), "sampling")
+        report(float(start * evaluations), "sampling")
         parts.append(draw(count, num_steps=evaluation.num_steps, seed=first_seed + start))
     tokens = torch.cat(parts)
     given = _given(task, evaluation.num_samples, first_seed)
-    report(float(evaluation.num_samples * evaluation.num_steps), "judging")
+    report(float(evaluation.num_samples * evaluations), "judging")
     samples = pd.DataFrame(
         {
             "sequence": task.decode(tokens),

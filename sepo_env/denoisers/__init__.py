@@ -1,10 +1,10 @@
 """Denoisers: tokens and time in, the log x0-posterior or the log concrete score out."""
 
-from sepo_env.denoisers.base import Denoiser, Parameterisation
+from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser, Parameterisation
 from sepo_env.denoisers.checkpoint import ARCHITECTURES, load_denoiser, save_denoiser
 from sepo_env.denoisers.cnn import ConvDenoiser, ConvDenoiserConfig
-from sepo_env.denoisers.dna_cnn import DNAConvConfig, DNAConvDenoiser
-from sepo_env.denoisers.guidance import ClassConditionalDenoiser, ClassifierFreeGuidance
+from sepo_env.denoisers.dna_cnn import ClassDNAConvConfig, ClassDNAConvDenoiser, DNAConvConfig, DNAConvDenoiser
+from sepo_env.denoisers.guidance import ClassifierFreeGuidance
 from sepo_env.denoisers.masked_lm import MaskedLMDenoiser, load_masked_lm
 from sepo_env.denoisers.mdlm import MDLMConfig, MDLMDenoiser
 from sepo_env.denoisers.published import load_drakes, load_mdlm, load_sedd
@@ -15,6 +15,8 @@ from sepo_env.denoisers.transformer import TransformerDenoiser, TransformerDenoi
 __all__ = [
     "ARCHITECTURES",
     "ClassConditionalDenoiser",
+    "ClassDNAConvConfig",
+    "ClassDNAConvDenoiser",
     "ClassifierFreeGuidance",
     "ConvDenoiser",
     "ConvDenoiserConfig",

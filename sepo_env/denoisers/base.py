@@ -36,3 +36,22 @@ class Denoiser(nn.Module, ABC):
     @abstractmethod
     def forward(self, tokens: Tensor, time: Tensor) -> Tensor:
         """Return ``(B, L, V)`` log-probabilities or log scores of ``tokens`` ``(B, L)`` at ``time`` ``(B,)``."""
+
+    @property
+    def core(self) -> "Denoiser":
+        """The network itself, without the guidance around it: whose class, configuration and weights it has."""
+        return self
+
+
+class ClassConditionalDenoiser(Denoiser):
+    r"""A denoiser that can be told a class, :math:`p_\theta(x_0 | x_t, c)`, and was trained without it as well.
+
+    Attributes:
+        num_classes: classes are 0 .. ``num_classes`` - 1.
+    """
+
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return ``(B, L, V)`` as `Denoiser.forward`, given classes int64 ``(B,)``; None: the null label, no class."""

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.denoisers.cnn import ConvDenoiser, ConvDenoiserConfig
-from sepo_env.denoisers.dna_cnn import DNAConvConfig, DNAConvDenoiser
+from sepo_env.denoisers.dna_cnn import ClassDNAConvConfig, ClassDNAConvDenoiser, DNAConvConfig, DNAConvDenoiser
+from sepo_env.denoisers.guidance import ClassifierFreeGuidance
 from sepo_env.denoisers.layouts import BUILD_ERRORS
 from sepo_env.denoisers.mdlm import MDLMConfig, MDLMDenoiser
 from sepo_env.denoisers.published import Weights, check_weights, load_drakes, load_folder
@@ -61,7 +62,34 @@ def _scheduled(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "schedule": SCHEDULES[settings.pop("name")](**settings)}
 
 
+def _describe_guided(denoiser: ClassifierFreeGuidance) -> dict[str, Any]:
+    return {"scale": denoiser.scale, "label": denoiser.label, "denoiser": _describe(denoiser.core)}
+
+
+def _build_guided(config: dict[str, Any]) -> Denoiser:
+    inner = config["denoiser"]
+    core = ARCHITECTURES[inner["architecture"]].build(inner["config"])
+    return ClassifierFreeGuidance(core, config["scale"], config["label"])
+
+
+def _describe(denoiser: Denoiser) -> dict[str, Any]:
+    """A denoiser's architecture and configuration.
+
+    Raises:
+        UnknownNameError: its class is not in `ARCHITECTURES`.
+    """
+    for name, architecture in ARCHITECTURES.items():
+        if type(denoiser) is architecture.kind:
+            return {"architecture": name, "config": architecture.describe(denoiser)}
+    raise UnknownNameError("denoiser class", type(denoiser).__name__, [a.kind.__name__ for a in ARCHITECTURES.values()])
+
+
 ARCHITECTURES: dict[str, _Architecture] = {
+    "class-dna-conv": _Architecture(
+        kind=ClassDNAConvDenoiser,
+        describe=_describe_scheduled,
+        build=lambda config: ClassDNAConvDenoiser(ClassDNAConvConfig(**_scheduled(config))),
+    ),
     "conv": _Architecture(
         kind=ConvDenoiser,
         describe=lambda denoiser: asdict(denoiser.config),
@@ -72,6 +100,7 @@ ARCHITECTURES: dict[str, _Architecture] = {
         describe=_describe_scheduled,
         build=lambda config: DNAConvDenoiser(DNAConvConfig(**_scheduled(config))),
     ),
+    "guided": _Architecture(kind=ClassifierFreeGuidance, describe=_describe_guided, build=_build_guided),
     "mdlm": _Architecture(
         kind=MDLMDenoiser,
         describe=_describe_scheduled,
@@ -101,18 +130,14 @@ def save_denoiser(
     The architecture's name, its configuration (JSON) and ``provenance`` stand in the file's metadata.
 
     Raises:
-        UnknownNameError: the denoiser's class is not in `ARCHITECTURES`.
+        UnknownNameError: the denoiser's class, or that of the one within its guidance, is not in `ARCHITECTURES`.
     """
-    names = [name for name, architecture in ARCHITECTURES.items() if type(denoiser) is architecture.kind]
-    if not names:
-        raise UnknownNameError(
-            "denoiser class", type(denoiser).__name__, [a.kind.__name__ for a in ARCHITECTURES.values()]
-        )
+    described = _describe(denoiser)
     metadata = {
         **(provenance or {}),
         "format": FORMAT,
-        "architecture": names[0],
-        "config": json.dumps(ARCHITECTURES[names[0]].describe(denoiser)),
+        "architecture": described["architecture"],
+        "config": json.dumps(described["config"]),
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in denoiser.state_dict().items()}
     target = Path(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sepo_env.denoisers.base import Denoiser
+from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser
 from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import LogLinear, Schedule
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError
@@ -48,6 +49,23 @@ class DNAConvConfig:
                 f"a DNAConvDenoiser needs num_tokens >= 2, 1 <= num_stacks <= {_MOST_STACKS} and an even number of "
                 f"channels, got {self}."
             )
+
+
+@dataclass(frozen=True)
+class ClassDNAConvConfig(DNAConvConfig):
+    """The shape of a `ClassDNAConvDenoiser`.
+
+    Attributes:
+        num_classes: classes that it can be told.
+    """
+
+    num_classes: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        super().__post_init__()
+        if self.num_classes < 1:
+            raise InvalidArgumentError(f"a ClassDNAConvDenoiser needs num_classes >= 1, got {self.num_classes}.")
 
 
 class _FourierFeatures(nn.Module):
@@ -124,17 +142,62 @@ class DNAConvDenoiser(Denoiser, ReadsNoise):
             inputs: tokens ``(B, L)`` int64, or weights of the tokens ``(B, L, V + 1)``, through which gradients flow.
             time: ``(B,)``.
         """
+        return self._logits(inputs, time, [None] * len(self.convs))
+
+    def _logits(self, inputs: Tensor, time: Tensor, shifts: Sequence[Tensor | None]) -> Tensor:
+        """The output, with one more shift ``(B, C)`` for each layer, besides that of the time, or none."""
         dtype = self.linear.weight.dtype
         weights = inputs.to(dtype) if inputs.ndim == 3 else F.one_hot(inputs, self.num_tokens + 1).to(dtype)
         sigma = self.config.schedule.sigma(time.double()) if self.time_conditioned else time.new_zeros(1)
         embedded = F.relu(self.time_embedder(sigma.to(dtype)))
         # Channels last: the norms need no transpose, and convolutions of height 1 run faster so on a CPU.
         hidden = F.relu(_convolve(self.linear, weights))
-        for conv, time_layer, norm in zip(self.convs, self.time_layers, self.norms, strict=True):
-            shift = cast(nn.ModuleDict, time_layer)["dense"](embedded)[:, None]
-            hidden = hidden + F.relu(_convolve(cast(nn.Conv1d, conv), norm(hidden + shift)))
+        for conv, time_layer, norm, more in zip(self.convs, self.time_layers, self.norms, shifts, strict=True):
+            shift = cast(nn.ModuleDict, time_layer)["dense"](embedded)
+            shift = shift if more is None else shift + more
+            hidden = hidden + F.relu(_convolve(cast(nn.Conv1d, conv), norm(hidden + shift[:, None])))
         first, last = cast(nn.Conv1d, self.final_conv[0]), cast(nn.Conv1d, self.final_conv[2])
         return _convolve(last, F.relu(_convolve(first, hidden)))
+
+
+class ClassDNAConvDenoiser(DNAConvDenoiser, ClassConditionalDenoiser):
+    r"""A `DNAConvDenoiser` that can be told a class: :math:`W'_i\, e_c` is added beside :math:`W_i\, e(\sigma)`.
+
+    The embedding :math:`e_c` of a class enters as it is, and the last one is that of no class. The names are those of
+    the published class-conditional DNA model (arXiv:2410.13643, its baseline of classifier-free guidance: two classes,
+    low and high activity, scale 10), which `load_drakes` reads; guide it with ``ClassifierFreeGuidance(model, scale,
+    label=1)``. No released weights were at hand to compare with: its tests compute it by hand.
+
+    Shapes:
+        tokens ``(B, L)`` int64 in ``[0, V]``, time ``(B,)``, labels ``(B,)`` int64 or None -> ``(B, L, V)`` float32.
+
+    Example:
+        >>> import torch
+        >>> model = ClassDNAConvDenoiser(ClassDNAConvConfig(channels=8, num_stacks=1))
+        >>> tokens, time = torch.full((2, 10), 4), torch.ones(2)
+        >>> model(tokens, time).allclose(model(tokens, time, torch.tensor([0, 1])))
+        False
+    """
+
+    def __init__(self, config: ClassDNAConvConfig) -> None:
+        super().__init__(config)
+        self.num_classes = config.num_classes
+        channels = config.channels
+        self.cls_embedder = nn.Embedding(config.num_classes + 1, channels)
+        self.cls_layers = nn.ModuleList(nn.ModuleDict({"dense": nn.Linear(channels, channels)}) for _ in self.convs)
+
+    def forward(self, tokens: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the ``(B, L, V)`` log-posteriors of ``tokens`` ``(B, L)``, given classes ``(B,)``; None: no class."""
+        if tokens.ndim != 2:
+            raise InvalidShapeError("tokens", tokens.shape, "(B, L)")
+        return self.logits(tokens, time, labels)[..., : self.num_tokens].log_softmax(dim=-1)
+
+    def logits(self, inputs: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return ``(B, L, V + 1)`` as `DNAConvDenoiser.logits`, given classes int64 ``(B,)``; None: no class."""
+        if labels is None:
+            labels = torch.full(inputs.shape[:1], self.num_classes, device=inputs.device)
+        embedded = self.cls_embedder(labels)
+        return self._logits(inputs, time, [cast(nn.ModuleDict, layer)["dense"](embedded) for layer in self.cls_layers])
 
 
 def _convolve(conv: nn.Conv1d, hidden: Tensor) -> Tensor:

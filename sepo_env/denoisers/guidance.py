@@ -3,55 +3,40 @@ r"""Classifier-free guidance: a conditional denoiser, sharpened against itself w
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 
 import torch
 from torch import Tensor
 
-from sepo_env.denoisers.base import Denoiser
-from sepo_env.diffusion.process import ReadsNoise, ReadsPrompt
+from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser
+from sepo_env.diffusion.guided import GuidedOutput, Guiding, Output, temper_law, temper_score
+from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import Schedule
 from sepo_env.errors import InvalidArgumentError
 
-# As good as -inf to a softmax, and its differences are numbers.
-_IMPOSSIBLE = -1e4
 
-
-class ClassConditionalDenoiser(Denoiser):
-    r"""A denoiser that can be told a class, :math:`p_\theta(x_0 | x_t, c)`, and was trained without it as well.
-
-    Attributes:
-        num_classes: classes are 0 .. ``num_classes`` - 1.
-    """
-
-    num_classes: int
-
-    @abstractmethod
-    def forward(self, tokens: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return ``(B, L, V)`` as `Denoiser.forward`, given classes int64 ``(B,)``; None: the null label, no class."""
-
-
-class ClassifierFreeGuidance(Denoiser, ReadsPrompt, ReadsNoise):
+class ClassifierFreeGuidance(Denoiser, Guiding, ReadsNoise):
     r"""Guidance of scale w, in the convention in which w = 0 is the conditional model.
 
     .. math::
-        \log p_w(x_0^i | x_t, c) = (1 + w) \log p(x_0^i | x_t, c) - w \log p(x_0^i | x_t) + \mathrm{const} ,
+        \log q_w(x_s^i | x_t, c) = (1 + w) \log q(x_s^i | x_t, c) - w \log q(x_s^i | x_t) + \mathrm{const} .
 
-    normalised over the V tokens of each position. In the notation of arXiv 2412.10193 (D-CFG, there applied to the
-    step's posterior) :math:`\gamma = 1 + w`. Normalising the x0-posterior keeps the rate at which a mask is filled
-    that of the schedule, whatever the scale; guided rates that are not normalised fill too early (arXiv 2507.08965).
-    A score network is guided likewise, :math:`\log s_w = (1 + w) \log s(\cdot | c) - w \log s` (arXiv 2406.01572);
-    on an absorbing graph the process normalises it.
+    The law of a reverse step is tempered, position by position (D-CFG, arXiv 2412.10193, where
+    :math:`\gamma = 1 + w`), and rates accordingly (arXiv 2406.01572). A network's parameterisation makes no difference;
+    the graph does, and the process has it: on an absorbing one the law of what a mask is filled with is tempered, and
+    the schedule says when (:mod:`sepo_env.diffusion.guided`).
 
     The condition c is
 
     - without ``label``, the prompt: any denoiser of an absorbing graph is conditional on the tokens that it reads, and
       without the condition it reads MASK in the place of given ones (arXiv 2410.18514). The samplers, the environments
-      and the losses tell which those are; where nobody does, or nothing is given, there is nothing to guide;
+      and the losses tell which those are; where nobody does, or nothing is given, there is nothing to guide, and one
+      evaluation is made (whether a mask has any True in it is read on the host, once an evaluation);
     - with ``label``, the class: without the condition the network gets its null label, and the prompt stays.
 
     A guided output takes two evaluations of the network, and `agents.cost.CostMeter` counts both. The gradient flows
-    through both.
+    through both. Steps and rates take the two outputs from `DiffusionProcess.evaluate`; called by itself, without a
+    process, it can only return the tempered posterior, or the tempered scores, which on a uniform graph or of a score
+    network are not those of the step.
 
     Args:
         denoiser: the network; its parameters are those of this one.
@@ -62,7 +47,8 @@ class ClassifierFreeGuidance(Denoiser, ReadsPrompt, ReadsNoise):
         tokens ``(B, L)`` int64, time ``(B,)``, prompt_mask bool ``(B, L)`` or None -> ``(B, L, V)``.
 
     Raises:
-        InvalidArgumentError: a scale out of range, a denoiser without classes, or a class that it does not have.
+        InvalidArgumentError: a scale out of range, a denoiser that is guided already or has no classes, or a class that
+            it does not have.
 
     Example:
         >>> import torch
@@ -80,6 +66,8 @@ class ClassifierFreeGuidance(Denoiser, ReadsPrompt, ReadsNoise):
         super().__init__()
         if not (math.isfinite(scale) and scale >= 0):
             raise InvalidArgumentError(f"the guidance scale is {scale}, but must be finite and at least 0.")
+        if denoiser.core is not denoiser:
+            raise InvalidArgumentError("the denoiser is guided already; guide its core, denoiser.core.")
         if label is not None:
             if not isinstance(denoiser, ClassConditionalDenoiser):
                 raise InvalidArgumentError(
@@ -97,6 +85,11 @@ class ClassifierFreeGuidance(Denoiser, ReadsPrompt, ReadsNoise):
         self.time_conditioned = denoiser.time_conditioned
 
     @property
+    def core(self) -> Denoiser:
+        """The network that is guided."""
+        return self.denoiser
+
+    @property
     def hides_prompt(self) -> bool:
         """Whether MASK is put in the place of given tokens."""
         return self.label is None and self.scale > 0
@@ -107,30 +100,36 @@ class ClassifierFreeGuidance(Denoiser, ReadsPrompt, ReadsNoise):
         return self.denoiser.own_schedule if isinstance(self.denoiser, ReadsNoise) else None
 
     def forward(self, tokens: Tensor, time: Tensor, prompt_mask: Tensor | None = None) -> Tensor:
-        """Return ``(B, L, V)`` guided log-posteriors or log scores of ``tokens`` ``(B, L)`` at ``time`` ``(B,)``."""
-        if self.label is not None:
-            return self._class_guided(tokens, time, self.label)
-        if self.scale == 0 or prompt_mask is None:
-            return self._call(tokens, time)
-        hidden = tokens.masked_fill(prompt_mask, self.num_tokens)
-        conditional, unconditional = self._call(torch.cat([tokens, hidden]), time.repeat(2)).chunk(2)
-        # A row without a prompt is its own unconditional one; selected, it is that bit for bit.
-        prompted = prompt_mask.any(-1)[:, None, None]
-        return torch.where(prompted, self._guide(conditional, unconditional), conditional)
+        """Return ``(B, L, V)`` tempered log-posteriors or log scores of ``tokens`` ``(B, L)`` at ``time`` ``(B,)``."""
+        output = self.evaluate(tokens, time, prompt_mask, self.num_tokens)
+        if isinstance(output, Tensor):
+            return output
+        return output.combine(lambda one: one, temper_law if self.parameterisation == "posterior" else temper_score)
 
-    def _class_guided(self, tokens: Tensor, time: Tensor, label: int) -> Tensor:
+    def evaluate(self, tokens: Tensor, time: Tensor, prompt_mask: Tensor | None, mask_token: int | None) -> Output:
+        """Return the network's outputs with and without the condition; the one output where there is nothing to guide.
+
+        Raises:
+            InvalidArgumentError: a prompt is to be hidden behind MASK, and there is none.
+        """
+        if self.label is not None:
+            return self._with_class(tokens, time, self.label)
+        if self.scale == 0 or prompt_mask is None or not bool(prompt_mask.any()):
+            return self._call(tokens, time)
+        if mask_token is None:
+            raise InvalidArgumentError(
+                "guidance hides the prompt behind MASK, and the graph has no MASK; guide a denoiser of an absorbing "
+                "graph, or one that is conditional on a class (label=)."
+            )
+        hidden = tokens.masked_fill(prompt_mask, mask_token)
+        conditional, unconditional = self._call(torch.cat([tokens, hidden]), time.repeat(2)).chunk(2)
+        return GuidedOutput(conditional, unconditional, self.scale, rows=prompt_mask.any(-1))
+
+    def _with_class(self, tokens: Tensor, time: Tensor, label: int) -> Output:
         labels = torch.full(tokens.shape[:1], label, dtype=torch.int64, device=tokens.device)
         conditional = self._call(tokens, time, labels)
-        return conditional if self.scale == 0 else self._guide(conditional, self._call(tokens, time))
+        return conditional if self.scale == 0 else GuidedOutput(conditional, self._call(tokens, time), self.scale)
 
     def _call(self, tokens: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         output: Tensor = self.denoiser(tokens, time) if labels is None else self.denoiser(tokens, time, labels)
         return output
-
-    def _guide(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
-        # What the condition rules out stays ruled out; what only the condition allows takes all the mass.
-        ruled_out = conditional == -torch.inf
-        kept = conditional.masked_fill(ruled_out, 0.0)
-        guided = kept + self.scale * (kept - unconditional.clamp(min=_IMPOSSIBLE))
-        guided = guided.masked_fill(ruled_out, -torch.inf)
-        return guided.log_softmax(-1) if self.parameterisation == "posterior" else guided

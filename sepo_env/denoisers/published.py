@@ -15,7 +15,13 @@ from torch import Tensor
 
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.denoisers.dit import rotary_frequencies
-from sepo_env.denoisers.dna_cnn import DILATIONS, DNAConvConfig, DNAConvDenoiser
+from sepo_env.denoisers.dna_cnn import (
+    DILATIONS,
+    ClassDNAConvConfig,
+    ClassDNAConvDenoiser,
+    DNAConvConfig,
+    DNAConvDenoiser,
+)
 from sepo_env.denoisers.layouts import (
     CONFIG_FILE,
     OTHER_FILE,
@@ -46,6 +52,8 @@ _ROTARY = "backbone.rotary_emb.inv_freq"
 def load_drakes(path: str | os.PathLike[str], *, weights: Weights = "raw") -> DNAConvDenoiser:
     """Read the published DNA model (arXiv:2410.13643, arXiv:2502.01384), on the CPU and in evaluation mode.
 
+    One that embeds classes becomes a `ClassDNAConvDenoiser`; no released file of that kind was at hand to compare with.
+
     Args:
         path: a Lightning checkpoint (``pretrained.ckpt``), or the fine-tuned tensors alone (``finetuned*.ckpt``); or a
             folder or hub id ``"hub:owner/name"`` that holds one of them alone.
@@ -73,19 +81,22 @@ def load_drakes(path: str | os.PathLike[str], *, weights: Weights = "raw") -> DN
             f"layers backbone.convs.*, backbone.final_conv.2.weight), found {outline(found)}",
             OTHER_FILE,
         )
-    config = build_config(
-        path,
-        DNAConvConfig,
-        num_tokens=stem.shape[1] - 1,
-        channels=stem.shape[0],
-        num_stacks=num_convs // len(DILATIONS),
-        **settings,
-    )
+    settings |= {
+        "num_tokens": stem.shape[1] - 1,
+        "channels": stem.shape[0],
+        "num_stacks": num_convs // len(DILATIONS),
+    }
+    kind: type[DNAConvDenoiser] = DNAConvDenoiser
+    config_kind: type[DNAConvConfig] = DNAConvConfig
+    classes = tensors.get("cls_embedder.weight")
+    if classes is not None:
+        kind, config_kind, settings["num_classes"] = ClassDNAConvDenoiser, ClassDNAConvConfig, len(classes) - 1
+    config = build_config(path, config_kind, **settings)
     if weights == "ema":
-        blank = blank_model(path, DNAConvDenoiser, config)
+        blank = blank_model(path, kind, config)
         check_tensors(path, blank.state_dict(), tensors, OTHER_FILE)
         tensors |= _averages(path, checkpoint, blank)
-    return fill_model(path, DNAConvDenoiser, config, tensors)
+    return fill_model(path, kind, config, tensors)
 
 
 def check_weights(weights: str) -> None:

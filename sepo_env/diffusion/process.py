@@ -7,15 +7,15 @@ know whether a network gives x0-posteriors or concrete scores.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from sepo_env.diffusion import kernel as kernels
 from sepo_env.diffusion.graph import Absorbing, Graph
+from sepo_env.diffusion.guided import GuidedOutput, Guiding, Output, temper_law, temper_score
 from sepo_env.diffusion.kernel import StepLaw
 from sepo_env.diffusion.schedule import Schedule
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
@@ -34,18 +34,6 @@ class DenoiserLike(Protocol):
     def __call__(self, tokens: Tensor, time: Tensor) -> Tensor:
         """Tokens ``(B, L)``, time ``(B,)`` -> ``(B, L, V)``: log x0-posterior or log concrete score."""
         ...
-
-
-class ReadsPrompt(ABC):
-    """Marks a denoiser that also reads which positions were given: ``denoiser(tokens, time, prompt_mask)``.
-
-    The tokens alone do not say it, for a token that was given looks like one that was sampled.
-    """
-
-    @property
-    @abstractmethod
-    def hides_prompt(self) -> bool:
-        """Whether it puts MASK in the place of given tokens, which only an absorbing graph has."""
 
 
 class ReadsNoise(ABC):
@@ -104,8 +92,8 @@ class DiffusionProcess:
         alpha_t, alpha_s = self.alpha(t), self.alpha(s)
         return (alpha_s - alpha_t) / (1.0 - alpha_t)
 
-    def evaluate(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, prompt_mask: Tensor | None = None) -> Tensor:
-        r"""A network's output, ``(B, L, V)``; one that `ReadsPrompt` is told which positions were given.
+    def evaluate(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, prompt_mask: Tensor | None = None) -> Output:
+        r"""A network's output, ``(B, L, V)``, or the two of one that is `Guiding`, which is told what was given.
 
         One that `ReadsNoise` was trained on a schedule of its own, and is given the time :math:`t'` at which that one
         has the noise of this process, :math:`\sigma_{own}(t') = \sigma(t)`, or the nearest it has.
@@ -117,7 +105,7 @@ class DiffusionProcess:
             prompt_mask: positions that were given, bool ``(B, L)``; None: none.
 
         Raises:
-            InvalidArgumentError: the network would hide the prompt behind MASK, and the graph has none.
+            InvalidArgumentError: the network would hide a prompt behind MASK, and the graph has none.
         """
         own = denoiser.own_schedule if isinstance(denoiser, ReadsNoise) else None
         if own is None or own == self.schedule:
@@ -131,34 +119,40 @@ class DiffusionProcess:
         # Noise stronger than any of its own changes the scores of a mask by a factor that is known.
         latest = own.sigma(time)
         factor = torch.logit(torch.exp(-sigma)) - torch.logit(torch.exp(-latest))
-        factor = torch.where(sigma > latest + _SAME_NOISE, factor, 0.0)
-        return output + factor.to(output.dtype)[:, None, None]
+        factor = torch.where(sigma > latest + _SAME_NOISE, factor, 0.0)[:, None, None]
+        if isinstance(output, GuidedOutput):
+            return output.map(lambda one: one + factor.to(one.dtype))
+        return output + factor.to(output.dtype)
 
-    def _call(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, prompt_mask: Tensor | None) -> Tensor:
-        if prompt_mask is None or not isinstance(denoiser, ReadsPrompt):
-            return denoiser(tokens, t)
-        if denoiser.hides_prompt and self.graph.mask_token is None:
-            raise InvalidArgumentError(
-                f"{type(denoiser).__name__} hides the prompt behind MASK, and {self.graph} has no MASK; guide a "
-                "denoiser of an absorbing graph, or one that is conditional on a class (label=)."
-            )
-        return cast("Callable[..., Tensor]", denoiser)(tokens, t, prompt_mask)
+    def _call(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, prompt_mask: Tensor | None) -> Output:
+        if isinstance(denoiser, Guiding):
+            return denoiser.evaluate(tokens, t, prompt_mask, self.graph.mask_token)
+        return denoiser(tokens, t)
 
-    def log_posterior(self, output: Tensor, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
+    def log_posterior(self, output: Output, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
         """A network's output as log x0-posterior, ``(B, L, V)``; rows of visible absorbing positions mean nothing."""
+        if isinstance(output, GuidedOutput):
+            return output.combine(lambda one: self.log_posterior(one, tokens, t, parameterisation), temper_law)
         if parameterisation == "posterior":
             return output
         return self.graph.log_posterior_from_score(output, tokens, self.alpha(t))
 
-    def log_score(self, output: Tensor, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
+    def log_score(self, output: Output, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
         """A network's output as log concrete score, ``(B, L, V)``; rows of visible absorbing positions mean nothing."""
+        if isinstance(output, GuidedOutput):
+            if not isinstance(self.graph, Absorbing):
+                return output.combine(lambda one: self.log_score(one, tokens, t, parameterisation), temper_score)
+            # The schedule alone says how fast masks are filled, so the guided score is that of a posterior.
+            log_posterior = self.log_posterior(output, tokens, t, parameterisation)
+            guided = self.graph.log_score_from_posterior(log_posterior, tokens, self.alpha(t))
+            return output.select(guided, self.log_score(output.conditional, tokens, t, parameterisation))
         if parameterisation == "score":
             return output
         return self.graph.log_score_from_posterior(output, tokens, self.alpha(t))
 
     def step_law(
         self,
-        output: Tensor,
+        output: Output,
         tokens: Tensor,
         t: Tensor,
         s: Tensor,
@@ -169,7 +163,7 @@ class DiffusionProcess:
         """The law of one reverse step from t to s under a network's output.
 
         Args:
-            output: the network's output, ``(B, L, V)``.
+            output: the network's output, ``(B, L, V)``, or that of a guided one (`sepo_env.diffusion.guided`).
             tokens: int64 ``(B, L)``.
             t: present time, float64 ``(B,)``.
             s: next time, s < t, float64 ``(B,)``; all rows are 0 or none is.
@@ -191,13 +185,19 @@ class DiffusionProcess:
 
     def _free_law(
         self,
-        output: Tensor,
+        output: Output,
         tokens: Tensor,
         t: Tensor,
         s: Tensor,
         parameterisation: Parameterisation,
         kernel: Kernel,
     ) -> StepLaw:
+        if isinstance(output, GuidedOutput) and not isinstance(self.graph, Absorbing):
+            return StepLaw(
+                output.combine(
+                    lambda one: self._free_law(one, tokens, t, s, parameterisation, kernel).log_probs, temper_law
+                )
+            )
         if kernel == "ancestral":
             log_posterior = self.log_posterior(output, tokens, t, parameterisation)
             return kernels.ancestral(self.graph, tokens, log_posterior, self.alpha(t), self.alpha(s))

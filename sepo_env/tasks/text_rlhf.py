@@ -108,13 +108,14 @@ class TextRLHFTask(TokenizerTask):
         self._held_out_model, self._held_out_label = held_out_model, held_out_label
         self._ships = denoiser is None
         model = _load(denoiser, trust_remote_code)
-        codec = _find_codec(model, tokenizer, shipped=self._ships)
-        length = _find_length(model, length, shipped=self._ships)
+        core: Any = model.core
+        codec = _find_codec(core, tokenizer, shipped=self._ships)
+        length = _find_length(core, length, shipped=self._ships)
         super().__init__(
             name="text_rlhf",
             codec=codec,
             length=length,
-            process=_process(model, schedule),
+            process=_process(core, schedule),
             num_steps=min(length, _MOST_STEPS) if num_steps is None else num_steps,
             denoiser=denoiser,
             trust_remote_code=trust_remote_code,
@@ -122,7 +123,7 @@ class TextRLHFTask(TokenizerTask):
         self._denoiser = self._check_denoiser(model).eval()
         if not isinstance(codec, WordPieceCodec):
             # Prompts are anybody's texts: an underscore in them is an underscore.
-            self.mask_letter = model.codec.tokenizer.mask_token or _MASK if _is_masked_lm(model) else _MASK
+            self.mask_letter = core.codec.tokenizer.mask_token or _MASK if _is_masked_lm(core) else _MASK
         if held_out_model is not None:
             self.held_out_reward = "held_out_model"
         if reward_model is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -64,6 +64,7 @@ class ToyTask(AlphabetTask):
         num_steps: K.
         parameterisation: what the denoiser's table means.
         prompted: start each episode from a prompt: one position, drawn with its token from the episode's key.
+        prompt: given letters with "?" where free, one string or several to draw from; goes before ``prompted``.
         seed: of the denoiser's table and of the reward's.
         denoiser: another denoiser of the same space.
         trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
@@ -71,6 +72,7 @@ class ToyTask(AlphabetTask):
 
     Raises:
         InvalidArgumentError: V or L out of range.
+        InvalidPromptError: a prompt that does not fit, or leaves nothing to generate.
 
     >>> task = ToyTask(num_tokens=2, length=3)
     >>> law = task.exact_law(task.denoiser)
@@ -91,6 +93,7 @@ class ToyTask(AlphabetTask):
         num_steps: int = 8,
         parameterisation: Parameterisation = "posterior",
         prompted: bool = False,
+        prompt: str | Sequence[str] | None = None,
         seed: int = 0,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
         trust_remote_code: bool = False,
@@ -110,6 +113,8 @@ class ToyTask(AlphabetTask):
             trust_remote_code=trust_remote_code,
         )
         self.conditional = prompted
+        if prompt is not None:
+            self.start_from(prompt)
         self.parameterisation: Parameterisation = parameterisation
         self.seed = seed
         self.reward_table = self._draw_reward_table()

@@ -12,7 +12,7 @@ from agents import SEPO, Agent
 from agents.lora import adaptable_layers, add_lora, merge_lora
 from agents.weights import frozen_fingerprint, policy_state
 from sepo_env.denoisers import ARCHITECTURES, ConvDenoiser, ConvDenoiserConfig, Denoiser, TabularDenoiser
-from sepo_env.denoisers.dna_cnn import DNAConvConfig, DNAConvDenoiser
+from sepo_env.denoisers.dna_cnn import ClassDNAConvConfig, ClassDNAConvDenoiser, DNAConvConfig, DNAConvDenoiser
 from sepo_env.denoisers.masked_lm import MaskedLMDenoiser, load_masked_lm
 from sepo_env.denoisers.mdlm import MDLMConfig, MDLMDenoiser
 from sepo_env.denoisers.sedd import SEDDConfig, SEDDDenoiser
@@ -85,6 +85,7 @@ def small_denoisers() -> dict[str, Denoiser]:
     """One of each shipped architecture that has layers to adapt, with weights that are all alive."""
     shape: dict[str, Any] = {"num_tokens": 5, "width": 8, "depth": 1, "heads": 2}
     found: dict[str, Denoiser] = {
+        "class-dna-conv": ClassDNAConvDenoiser(ClassDNAConvConfig(channels=8, num_stacks=1)),
         "conv": conv(),
         "dna-conv": DNAConvDenoiser(DNAConvConfig(channels=8, num_stacks=1)),
         "mdlm": MDLMDenoiser(MDLMConfig(**shape, cond_width=8)),
@@ -99,7 +100,7 @@ def small_denoisers() -> dict[str, Denoiser]:
 
 
 def test_all_architectures_with_layers_are_here() -> None:
-    assert {*small_denoisers(), "tabular"} == set(ARCHITECTURES)
+    assert {*small_denoisers(), "tabular", "guided"} == set(ARCHITECTURES)  # guidance adapts what it guides
 
 
 @pytest.mark.parametrize("kind", sorted(small_denoisers()))

@@ -11,11 +11,11 @@ from agents.losses import DiffusionLoss, NeighboursForm, PathForm, PPOLoss, Rein
 from agents.policy import Critic, RatePolicy
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import Denoiser, TabularDenoiser
-from sepo_env.diffusion.process import ReadsPrompt
+from sepo_env.diffusion.guided import Guiding
 from sepo_env.tasks import make
 
 
-class NoisyWhereGiven(Denoiser, ReadsPrompt):
+class NoisyWhereGiven(Denoiser, Guiding):
     """Random numbers in the place of its output at given positions."""
 
     def __init__(self, denoiser: TabularDenoiser, noise: float) -> None:
@@ -29,8 +29,11 @@ class NoisyWhereGiven(Denoiser, ReadsPrompt):
     def hides_prompt(self) -> bool:
         return False
 
-    def forward(
-        self, tokens: torch.Tensor, time: torch.Tensor, prompt_mask: torch.Tensor | None = None
+    def forward(self, tokens: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return self.evaluate(tokens, time, None, None)
+
+    def evaluate(
+        self, tokens: torch.Tensor, time: torch.Tensor, prompt_mask: torch.Tensor | None, mask_token: int | None
     ) -> torch.Tensor:
         output: torch.Tensor = self.denoiser(tokens, time)
         if prompt_mask is None or self.noise == 0.0:

@@ -1,5 +1,6 @@
 """The command line: flags, exit codes, resumption."""
 
+import csv
 import dataclasses
 import subprocess
 import sys
@@ -49,7 +50,17 @@ def test_training_and_what_it_leaves(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert len(read_metrics(tmp_path)) == 3
     agent = Agent.load(tmp_path / AGENT_FOLDER, device="cpu")
     assert agent.config.learning_rate == 0.25
-    assert all(sample in shown for sample in agent.sample(4, seed=0))
+    with (tmp_path / "samples.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["when"] for row in rows] == ["before"] * 4 + ["after"] * 4
+    untrained = agent_class("sepo")("ToyCTMC-v0", device="cpu", num_steps=4)
+    task = agent.task
+    for rows_then, then in ((rows[:4], untrained), (rows[4:], agent)):
+        tokens = then.sample_tokens(4, seed=0)
+        assert [row["sequence"] for row in rows_then] == task.decode(tokens)
+        assert [float(row["reward"]) for row in rows_then] == pytest.approx(task.make_reward()(tokens).tolist())
+        assert [float(row["held_out_reward"]) for row in rows_then] == pytest.approx(task.judge()(tokens).tolist())
+    assert all(f"{float(row['reward']):+8.3f}" in shown and row["sequence"] in shown for row in rows)
 
 
 def test_resume_is_exact(tmp_path: Path) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import compare
 import pandas as pd
 import pytest
+import tyro
 from comparison import worker
 from comparison.runs import plan
 from comparison.suite import make_suite
 from comparison.worker import Progress, execute
 
-from sepo_env.errors import CheckpointError
+from sepo_env.errors import CheckpointError, SepoEnvError
 
 ROOT = Path(__file__).parents[2]
 TOY = {"task": "ToyCTMC-v0", "smoke": True}
@@ -112,3 +115,36 @@ def test_unequal_costs_are_said_loudly(smoke: compare.Options, capsys: pytest.Ca
 def test_samples_of_different_seeds_share_no_sequence_by_their_seeds() -> None:
     suite = make_suite("DNAEnhancer-v0", "full")
     assert suite.evaluation.num_samples < worker._SAMPLE_SEED
+
+
+def test_prompts_options_and_guidance_from_the_command(tmp_path: Path) -> None:
+    command = ["--task", "ToyCTMC-v0", "--smoke", "--agents", "pretrained", "ddpo", "--seeds", "0", "--workers", "1"]
+    command += ["--prompt", "A???", "?BA?", "--task-options", '{"schedule": "cosine"}', "--guidance-scale", "1.5"]
+    options = tyro.cli(compare.Options, args=[*command, "--output", str(tmp_path)])
+    assert compare.main(options, "command") == 0
+    for run in plan(options.make_suite()):
+        assert (run.prompt, run.task_options, run.guidance_scale) == (("A???", "?BA?"), {"schedule": "cosine"}, 1.5)
+        assert all(s[0] == "A" or s[1:3] == "BA" for s in run.load_samples(tmp_path)["sequence"])
+    runs = pd.read_csv(tmp_path / "runs.csv").set_index("agent")
+    assert runs.loc["ddpo", "nfe"] == 32 * 2 * 48  # one iteration at twice the cost
+    assert "guidance_scale 1.5" in (tmp_path / "report.md").read_text()
+    with pytest.raises(CheckpointError, match="guidance_scale 1.5 -> 1.0"):
+        compare.main(dataclasses.replace(options, guidance_scale=1.0), "command")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guidance_scale": 1.0}, "draws no prompts to be guided by"),
+        ({"guidance_scale": -1.0, "prompt": ("A???",)}, "guidance_scale is -1.0"),
+        ({"task_options": "[]"}, "give an object"),
+        ({"task_options": '{"colour": 1}'}, "does not take these task_options"),
+        ({"prompt": ("AXC?",)}, "the prompt does not fit"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_runs(
+    smoke: compare.Options, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SepoEnvError, match=message):
+        compare.main(dataclasses.replace(smoke, **changes), "command")
+    assert not smoke.folder.exists()

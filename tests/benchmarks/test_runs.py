@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,7 +15,9 @@ from comparison.suite import Evaluation, make_suite
 from comparison.worker import _pretrained_sampler, make_task
 
 from sepo_env import tasks
+from sepo_env.denoisers import ClassifierFreeGuidance
 from sepo_env.diffusion.random import keys_from_seed
+from sepo_env.diffusion.sampler import sample
 from sepo_env.errors import CheckpointError
 
 RUN = Run("Toy-v0", "ddpo", 3, {"learning_rate": 0.1}, Evaluation(8, 4, {}), None, "abc")
@@ -76,9 +80,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_prompt_is_part_of_a_run_and_kept_by_the_pretrained_denoiser_too() -> None:
-    suite = make_suite("ToyCTMC-v0", "smoke", prompt="?BA?")
+    suite = make_suite("ToyCTMC-v0", "smoke", prompt=("?BA?",))
     run = plan(suite)[0]
-    assert run.config()["prompt"] == "?BA?"
+    assert run.config()["prompt"] == ["?BA?"]
     task = make_task(run.task, run.prompt)
     tokens = _pretrained_sampler(task, "cpu")(20, num_steps=2, seed=0)
     assert tokens[:, 1:3].tolist() == [[1, 0]] * 20
@@ -86,3 +90,39 @@ def test_a_prompt_is_part_of_a_run_and_kept_by_the_pretrained_denoiser_too() -> 
     own = prompted.prompt(keys_from_seed(torch.arange(5, 9)))
     drawn = _pretrained_sampler(prompted, "cpu")(4, num_steps=2, seed=5)
     assert torch.equal(drawn[own < 3], own[own < 3])
+
+
+def test_the_pretrained_denoiser_is_guided_as_the_agents_are() -> None:
+    task = make_task("ToyCTMC-v0", ("A???", "?B??"), {"num_tokens": 2})
+    assert task.num_tokens == 2
+    plain, guided = (_pretrained_sampler(task, "cpu", scale)(50, num_steps=3, seed=5) for scale in (0.0, 2.0))
+    by_hand = ClassifierFreeGuidance(task.load_denoiser(), 2.0)
+    prompt = task.prompt(keys_from_seed(torch.arange(5, 55)))
+    assert torch.equal(guided, sample(task.process, by_hand, 50, 4, num_steps=3, seed=5, prompt=prompt))
+    assert not torch.equal(guided, plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": ("A???", "?B??")}, r"prompt \['A\?\?\?'\] -> \['A\?\?\?', '\?B\?\?'\]"),
+        ({"task_options": {"num_tokens": 2}}, "task_options.num_tokens None -> 2"),
+        ({"guidance_scale": 1.0}, "guidance_scale 0.0 -> 1.0"),
+    ],
+)
+def test_other_prompts_options_and_guidance_are_other_runs(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    suite = make_suite("ToyCTMC-v0", "smoke", agents=("pretrained",), prompt=("A???",))
+    plan(suite)[0].claim(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        plan(dataclasses.replace(suite, **changes))[0].claim(tmp_path)
+
+
+def test_a_folder_from_before_there_were_such_options_is_entered(tmp_path: Path) -> None:
+    path = RUN.claim(tmp_path) / "config.json"
+    config = {name: value for name, value in RUN.config().items() if name not in ("task_options", "guidance_scale")}
+    path.write_text(json.dumps(config | {"prompt": None}))
+    RUN.claim(tmp_path)
+    with pytest.raises(CheckpointError, match="guidance_scale None -> 1.0"):
+        dataclasses.replace(RUN, guidance_scale=1.0).claim(tmp_path)

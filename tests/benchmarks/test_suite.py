@@ -36,6 +36,19 @@ def test_the_cost_rule_is_what_the_trainer_spends(agent: str, kl_coeff: float, i
     assert row["reward_calls"] == 4
 
 
+def test_guidance_doubles_the_cost_and_halves_the_iterations() -> None:
+    suite = make_suite("ToyCTMC-v0", "default", prompt=("A???",))
+    guided = dataclasses.replace(suite, guidance_scale=1.0)
+    assert guided.num_iterations == suite.num_iterations // 2
+    for agent in AGENTS:
+        settings, plain = guided.settings(agent), suite.settings(agent)
+        assert settings["guidance_scale"] == 1.0
+        assert "guidance_scale" not in plain
+        assert settings["states_per_trajectory"] == plain["states_per_trajectory"]
+        assert settings["max_nfe"] == plain["max_nfe"]
+        assert settings["max_reward_calls"] == plain["max_reward_calls"] // 2
+
+
 @pytest.mark.parametrize("name", ["default", "full", "smoke"])
 @pytest.mark.parametrize("task", TASKS)
 def test_every_agent_costs_the_same_to_within_the_allowed_spread(task: str, name: str) -> None:

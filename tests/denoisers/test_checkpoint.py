@@ -10,6 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sepo_env.denoisers import (
+    ClassDNAConvConfig,
+    ClassDNAConvDenoiser,
+    ClassifierFreeGuidance,
     ConvDenoiser,
     ConvDenoiserConfig,
     Denoiser,
@@ -18,6 +21,7 @@ from sepo_env.denoisers import (
     load_denoiser,
     save_denoiser,
 )
+from sepo_env.diffusion import Geometric
 from sepo_env.errors import CheckpointError, UnknownNameError
 
 CONV = ConvDenoiserConfig(channels=8, dilations=(1, 2), length=None)
@@ -45,7 +49,29 @@ def metadata_of(path: Path) -> dict[str, str]:
         return dict(file.metadata())
 
 
-@pytest.mark.parametrize("build", [conv, tabular])
+def guided() -> ClassifierFreeGuidance:
+    return ClassifierFreeGuidance(conv(), scale=1.5)
+
+
+def guided_by_class() -> ClassifierFreeGuidance:
+    torch.manual_seed(0)
+    config = ClassDNAConvConfig(channels=8, num_stacks=1, num_classes=3, schedule=Geometric(1e-3, 5.0))
+    return ClassifierFreeGuidance(ClassDNAConvDenoiser(config), scale=10.0, label=2)
+
+
+def test_guidance_is_read_back_with_its_scale_and_label(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for model in (guided(), guided_by_class()):
+        save_denoiser(model, path)
+        again = load_denoiser(path)
+        assert isinstance(again, ClassifierFreeGuidance)
+        assert (again.scale, again.label, type(again.core)) == (model.scale, model.label, type(model.core))
+        tokens, mask = torch.tensor([[0, 3, 2, 3]]), torch.tensor([[True, False, False, False]])
+        assert torch.equal(again(tokens, torch.ones(1), mask), model(tokens, torch.ones(1), mask))
+        assert again.core.config == model.core.config
+
+
+@pytest.mark.parametrize("build", [conv, tabular, guided, guided_by_class])
 def test_round_trip_keeps_outputs_and_settings_bit_for_bit(build: type, tmp_path: Path) -> None:
     model: Denoiser = build()
     path = tmp_path / "model.safetensors"
@@ -62,7 +88,8 @@ def test_round_trip_keeps_outputs_and_settings_bit_for_bit(build: type, tmp_path
 
 
 def test_every_registered_architecture_names_its_class() -> None:
-    assert set(checkpoint.ARCHITECTURES) == {"conv", "dna-conv", "mdlm", "sedd", "tabular", "transformer"}
+    kept = {"class-dna-conv", "conv", "dna-conv", "guided", "mdlm", "sedd", "tabular", "transformer"}
+    assert set(checkpoint.ARCHITECTURES) == kept
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +129,7 @@ def test_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
     [
         (
             {"architecture": "dit"},
-            r"among \['conv', 'dna-conv', 'mdlm', 'sedd', 'tabular', 'transformer'\], found 'dit'",
+            r"among \['class-dna-conv', 'conv', .*'transformer'\], found 'dit'",
         ),
         ({"config": json.dumps({"width": 3})}, "configuration does not build"),
         ({"config": json.dumps({"channels": 16, "dilations": [1, 2]})}, r"expected \(16, .*found \(8, "),

@@ -11,6 +11,7 @@ from agents.cost import CostMeter
 from sepo_env.denoisers import ClassConditionalDenoiser, ClassifierFreeGuidance, TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear, Uniform
 from sepo_env.diffusion.enumeration import all_states, ancestral_law, first_hitting_law, state_index
+from sepo_env.diffusion.guided import temper_law
 from sepo_env.diffusion.sampler import first_hitting, sample
 from sepo_env.errors import InvalidArgumentError
 
@@ -50,13 +51,12 @@ def test_by_hand():
 
 
 def test_what_only_the_condition_allows_takes_all_and_what_it_forbids_stays_forbidden():
-    guided = ClassifierFreeGuidance(table(), scale=1.0)
     conditional = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]).log()
     unconditional = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.5, 0.0]]).log()
     expected = torch.tensor([[1 / 3, 2 / 3, 0.0], [0.0, 0.0, 1.0]])
-    torch.testing.assert_close(guided._guide(conditional, unconditional).exp(), expected)
+    torch.testing.assert_close(temper_law(conditional, unconditional, 1.0).exp(), expected)
     conditional.requires_grad_()
-    gradient = torch.autograd.grad(guided._guide(conditional, unconditional)[0, :2].sum(), conditional)[0]
+    gradient = torch.autograd.grad(temper_law(conditional, unconditional, 1.0)[0, :2].sum(), conditional)[0]
     assert bool(torch.isfinite(gradient).all())
 
 
@@ -151,6 +151,12 @@ def test_both_evaluations_are_counted():
     meter = CostMeter(guided)
     guided(tokens, torch.ones(5))
     assert meter.nfe == 10
+    # Where nothing is given there is nothing to guide, and nothing to pay for.
+    for process, vocab_size in ((ABSORBING, 3), (UNIFORM, 2)):
+        guided = ClassifierFreeGuidance(table(vocab_size=vocab_size), 1.0)
+        meter = CostMeter(guided)
+        process.rates(guided, tokens.clamp(max=1), torch.ones(5), torch.zeros(5), torch.zeros_like(mask))
+        assert meter.nfe == 5
     trained = ClassifierFreeGuidance(table().requires_grad_(True), 1.0)
     meter = CostMeter(trained)
     trained(tokens, torch.ones(5), mask)
@@ -161,6 +167,8 @@ def test_what_cannot_be_guided_is_refused():
     for scale in (-0.1, float("nan"), float("inf")):
         with pytest.raises(InvalidArgumentError, match="scale"):
             ClassifierFreeGuidance(table(), scale)
+    with pytest.raises(InvalidArgumentError, match="guided already"):
+        ClassifierFreeGuidance(ClassifierFreeGuidance(table(), 1.0), 1.0)
     with pytest.raises(InvalidArgumentError, match="knows no classes"):
         ClassifierFreeGuidance(table(), 1.0, label=0)
     with pytest.raises(InvalidArgumentError, match="0 to 1"):

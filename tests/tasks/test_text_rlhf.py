@@ -13,7 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from agents import SEPO, Agent
 from agents.train import main as train
 from sepo_env import tasks
-from sepo_env.denoisers import MDLMConfig, MDLMDenoiser, SEDDConfig, SEDDDenoiser, save_denoiser
+from sepo_env.denoisers import (
+    ClassifierFreeGuidance,
+    MDLMConfig,
+    MDLMDenoiser,
+    SEDDConfig,
+    SEDDDenoiser,
+    save_denoiser,
+)
 from sepo_env.diffusion.likelihood import elbo
 from sepo_env.errors import (
     CheckpointError,
@@ -108,6 +115,18 @@ def test_any_denoiser_writes_after_the_prompts_for_any_reward(kind, folders) -> 
     figures = task.metrics(tokens, likelihood_samples=2, num_likelihood_steps=2)
     assert figures["training_median"] == pytest.approx(float(by_hand.quantile(0.5)), abs=1e-4)
     assert torch.isfinite(torch.tensor(list(figures.values()))).all()
+
+
+@pytest.mark.parametrize("kind", ["mdlm.safetensors", "absorbing.safetensors", "uniform.safetensors", "masked"])
+def test_a_guided_denoiser_makes_the_world_of_its_network(kind, folders) -> None:
+    given = {} if kind == "masked" else {"tokenizer": folders / "tokenizer"}
+    plain = tasks.make("text_rlhf", denoiser=folders / kind, length=6, num_steps=3, **given)
+    guided = ClassifierFreeGuidance(plain.load_denoiser(), 1.0)
+    task = tasks.make("text_rlhf", denoiser=guided, length=6, num_steps=3, **given)
+    assert task.process == plain.process
+    assert task.mask_letter == plain.mask_letter
+    assert task.token_texts == plain.token_texts
+    assert task.denoiser is guided
 
 
 @pytest.mark.parametrize(
