@@ -24,6 +24,7 @@ from agents.trainer import Callback, Objective, Trainer
 from agents.weights import frozen_fingerprint, load_policy_state, policy_state
 from sepo_env import TorchRLEnv, tasks
 from sepo_env.denoisers import Denoiser
+from sepo_env.device import find_device
 from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
 from sepo_env.registration import ENVIRONMENTS
 from sepo_env.tasks import Task
@@ -82,7 +83,7 @@ class Agent(ABC):
             )
         self.config = (self.config_class() if config is None else config).replace(**overrides)
         self.task = _find_task(task)
-        self.device = _find_device(device)
+        self.device = find_device(device)
         self.reward = self.task.make_reward(reward)
         self.denoiser = self._make_policy().to(self.device)
         self.history: list[Row] = []
@@ -281,16 +282,3 @@ def _find_task(task: str | Task) -> Task:
     if name not in tasks.TASKS:
         raise UnknownNameError("task", task, [*ENVIRONMENTS, *tasks.TASKS])
     return tasks.make(name)
-
-
-def _find_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise InvalidArgumentError(f"{device!r} is no device ({error}); give 'auto', 'cpu' or 'cuda'.") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgumentError("there is no GPU that torch can use; give device='cpu', or 'auto'.")
-    # With its number: TorchRL takes "cuda" and "cuda:0" for two devices, and would copy from one to the other.
-    return torch.zeros(0, device=found).device

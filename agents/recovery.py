@@ -81,9 +81,10 @@ class RunCheckpoint:
             raise CheckpointError("resume=True", "the run has no log_dir", "give the log_dir of the run to continue")
         parts, found = load_checkpoint(self.path, self._names)
         differing = {
-            name: (found.get(name), wanted)
-            for name, wanted in self._metadata.items()
-            if name != "config" and found.get(name) != wanted
+            name: pair
+            for label, wanted in self._metadata.items()
+            if label != "config"
+            for name, pair in _differences(label, found.get(label), wanted)
         }
         differing |= differing_fields(found["config"], self._metadata["config"])
         if differing:
@@ -96,6 +97,15 @@ class RunCheckpoint:
             random.pop("torch_cuda", None)
         GlobalRNGState().load_state_dict(random)
         return parts, list(parts.pop("rows")["rows"])
+
+
+def _differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """The entries in which two values of the metadata differ, by their names: ``task.length``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in {**old, **new}:
+            yield from _differences(f"{name}.{key}", old.get(key), new.get(key))
+    elif old != new:
+        yield name, (old, new)
 
 
 @contextmanager

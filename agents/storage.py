@@ -21,18 +21,22 @@ from sepo_env.tasks.prompts import PromptSet, prompts_fingerprint
 
 FORMAT = "agents.agent/1"
 CONFIG_FILE = "config.json"
+ARTEFACTS = "artefacts"
+"""Entry of a task's description with the fingerprints of the files that it ran on; none on the shipped assets."""
 _MOST_LETTERS = 64
 # No parameter of a module has a slash in its name.
 _PROMPTS = "prompts/tokens"
 
 
 def describe_task(task: Task) -> dict[str, Any]:
-    """What a policy must find again in the task that it is loaded for."""
+    """What a policy must find again in the task that it is loaded for: the world, and the user's files behind it."""
+    files = {ARTEFACTS: task.fingerprints} if task.fingerprints else {}
     return {
         "name": task.name,
         "alphabet": _alphabet(task.token_texts),
         "length": task.length,
         "process": repr(task.process),
+        **files,
     }
 
 
@@ -56,11 +60,32 @@ def find_task(description: Mapping[str, Any], path: Path, given: Task | None) ->
         )
     task = tasks.make(description["name"]) if given is None else given
     found = describe_task(task)
-    if found != description:
-        differing = [name for name in found if found[name] != description[name]]
-        fields = "; ".join(f"{name}: {description[name]!r} there, {found[name]!r} here" for name in differing)
+    names = [name for name in {**description, **found} if name != ARTEFACTS]
+    if differing := [name for name in names if found.get(name) != description.get(name)]:
+        fields = "; ".join(f"{name}: {description.get(name)!r} there, {found.get(name)!r} here" for name in differing)
         raise CheckpointError(path, f"it belongs to another task ({fields})", "give its own: load(..., task=...)")
+    _check_artefacts(path, description.get(ARTEFACTS) or {}, found.get(ARTEFACTS) or {})
     return task
+
+
+def _check_artefacts(path: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    """Raise unless the files that an agent was trained on are those of the task here."""
+    if theirs == ours:
+        return
+    if not ours:
+        cause = "it was trained on published artefacts, and the task here runs on the shipped assets"
+    elif not theirs:
+        raise CheckpointError(
+            path,
+            "it was trained on the shipped assets, and the task here runs on published artefacts",
+            "load it without artefacts",
+        )
+    else:
+        others = [role for role in {**theirs, **ours} if theirs.get(role) != ours.get(role)]
+        cause = f"it was trained on other artefacts; different here: {', '.join(others)}"
+    raise CheckpointError(
+        path, cause, "give those that it was trained on: load(..., task=sepo_env.tasks.make(..., artefacts=...))"
+    )
 
 
 def draw_saved_prompts(task: Task, path: Path, prompts: Tensor | None, fingerprint: str | None) -> None:
@@ -135,6 +160,9 @@ def load_agent(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tensor | 
         description = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
         if not isinstance(description, dict) or description.get("format") != FORMAT:
             raise CheckpointError(path / CONFIG_FILE, f"its format is not {FORMAT!r}", "give a folder of agent.save")
+        absent = [name for name in ("agent", "task", "config") if name not in description]
+        if absent or not isinstance(description["task"], dict) or not isinstance(description["config"], dict):
+            raise CheckpointError(path / CONFIG_FILE, f"it lacks {absent or 'task or config'}", "save the agent again")
         content = (path / description["weights"]).read_bytes()
         if hashlib.sha256(content).hexdigest()[:16] not in description["weights"]:
             raise CheckpointError(path / description["weights"], "its content has changed", "save the agent again")

@@ -8,7 +8,6 @@ Exit codes: 0 done; 1 refused or failed, with the reason; 2 wrong usage; 3 diver
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,7 +47,8 @@ class RunOptions:
     prompt: str | None = None
     """Given letters with ? where free: the agent is trained on, and shows, sequences that keep them."""
     task_options: str = "{}"
-    """Options of the task as a JSON object, such as {"reward_model": "runs/rm/reward_model"} for TextRLHF-v0."""
+    """Options of the task as a JSON object, such as {"artefacts": "DRAKES_data"} for DNAEnhancer-v0, or
+    {"reward_model": "runs/rm/reward_model"} for TextRLHF-v0."""
     device: str = "auto"
     """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1 ..."""
     resume: bool = False
@@ -83,12 +83,7 @@ def train(name: str, config: AgentConfig, options: RunOptions) -> int:
 
 def _make_task(options: RunOptions) -> str | Task:
     """The task with its options; the name alone where there are none."""
-    try:
-        given = json.loads(options.task_options)
-    except ValueError as error:
-        raise InvalidArgumentError(f'task_options are no JSON ({error}); give an object: {{"name": value}}.') from error
-    if not isinstance(given, dict):
-        raise InvalidArgumentError(f'task_options are {options.task_options}; give an object: {{"name": value}}.')
+    given = tasks.options_from_json(options.task_options)
     if not given:
         return options.task
     try:

@@ -30,7 +30,7 @@ class Options:
     """Measure the speed of environments, sampler and trainer as ratios, against their goals."""
 
     device: str = "cpu"
-    """Where the networks and the dynamics live."""
+    """Where the networks and the dynamics live: cpu, cuda, cuda:1, ..., or auto (a GPU where there is one)."""
     repeats: int = 7
     """Turns of each measurement."""
     threads: int | None = None

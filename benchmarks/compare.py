@@ -12,14 +12,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import tyro
 from comparison.report import cost_verdict, load_results, reference_of, write_report
 from comparison.runs import plan
 from comparison.scheduler import available_cores, run_all
-from comparison.suite import Suite, SuiteName, make_suite
+from comparison.suite import Suite, SuiteName, make_suite, task_options
 from comparison.tables import MAX_COST_SPREAD, cost_spread
 
+from sepo_env.device import find_device
 from sepo_env.errors import SepoEnvError
 
 
@@ -39,12 +39,18 @@ class Options:
     """Network evaluations of a run (1 a sequence forward, 3 with its backward); the suite's own if not given."""
     prompt: str | None = None
     """Letters that every sequence keeps, with ? where free; give a folder of its own with it (--output)."""
-    device: str = "cpu"
-    """Where the networks live: cpu, cuda, cuda:1, ..."""
+    task_options: str = "{}"
+    """Options of the task as a JSON object."""
+    artefacts: Path | None = None
+    """Folder of published artefacts to run on, for DNAEnhancer-v0: the same as --task-options '{"artefacts": DIR}'.
+    Settings were tuned on the shipped assets. Each process loads the oracles (3 GB): --workers 1 may be best."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
     workers: int | None = None
     """Runs at a time, each in a process of its own; as many as there are cores on a cpu, else one."""
     output: Path | None = None
-    """Folder of the results; runs/<task>-<suite> in the present folder if not given."""
+    """Folder of the results; runs/<task>-<suite> in the present folder if not given (with -artefacts or -options behind
+    the task where there are such)."""
     smoke: bool = False
     """A few iterations a run, to see in seconds that all parts work: the same as --suite smoke."""
 
@@ -56,26 +62,27 @@ class Options:
     @property
     def folder(self) -> Path:
         """The output folder that is meant."""
-        return self.output or Path("runs") / f"{self.task}-{self.suite_name}"
+        return self.output or Path("runs") / f"{self.make_suite().world}-{self.suite_name}"
 
     def make_suite(self) -> Suite:
         """The suite with what was given in place of its own."""
         given = {"agents": self.agents, "seeds": self.seeds, "budget": self.budget, "prompt": self.prompt}
+        given["task_options"] = task_options(self.task_options, self.artefacts)
         return make_suite(self.task, self.suite_name, **{name: value for name, value in given.items() if value})
 
     def num_workers(self) -> int:
         """The number of processes that is meant."""
-        return self.workers or (available_cores() if torch.device(self.device).type == "cpu" else 1)
+        return self.workers or (available_cores() if find_device(self.device).type == "cpu" else 1)
 
 
 def main(options: Options, command: str) -> int:
     """Run what is not finished yet, and write the report; the exit status is 1 if anything is amiss."""
-    suite = options.make_suite()
+    suite, device = options.make_suite(), str(find_device(options.device))
     runs = plan(suite)
     options.folder.mkdir(parents=True, exist_ok=True)
     for run in runs:
         run.claim(options.folder)
-    failures = run_all(runs, options.folder, device=options.device, workers=options.num_workers())
+    failures = run_all(runs, options.folder, device=device, workers=options.num_workers())
     results = load_results(runs, options.folder)
     if not results.runs.empty:
         write_report(results, suite, reference_of(suite), options.folder, command)

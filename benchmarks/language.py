@@ -15,7 +15,6 @@ that the first response is the better one.
 from __future__ import annotations
 
 import importlib.util
-import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +35,7 @@ from tqdm import tqdm
 
 from agents.agent import Agent
 from sepo_env import tasks
+from sepo_env.device import find_device
 from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.diffusion.sampler import sample
 from sepo_env.errors import InvalidArgumentError, SepoEnvError
@@ -75,16 +75,16 @@ class Options:
     batch_size: int = 32
     """Texts at a time; of no effect on the result."""
     perplexity_model: Path | None = None
-    """Folder of a causal language model (AutoModelForCausalLM); no perplexity if not given."""
+    """Folder or hub id of a causal language model (AutoModelForCausalLM); no perplexity if not given."""
     judge_model: Path | None = None
-    """Folder of a reward model with one label (AutoModelForSequenceClassification) that judges pairs of responses."""
+    """Folder or hub id of a reward model with one label (AutoModelForSequenceClassification) that judges pairs."""
     judge: str | None = None
     """A function that judges them instead, FILE.py:NAME: (prompt, first, second) -> the probability that the first is
     better. Without either there are no win rates. The file is executed."""
     seed: int = 0
     """Text i depends on seed + i alone; all sides get the same prompts."""
-    device: str = "cpu"
-    """Where to compute: cpu, cuda, cuda:1, ..."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
     output: Path = Path("runs/language")
     """Folder of the results."""
 
@@ -96,7 +96,8 @@ def sides(task: Task, options: Options) -> dict[str, Draw]:
         CheckpointError: no agent, or one of another task.
         InvalidArgumentError: two agents of one name.
     """
-    pretrained = task.denoiser.to(options.device)
+    device = find_device(options.device)
+    pretrained = task.denoiser.to(device)
 
     def ancestral(steps: int, seed: int) -> Tensor:
         parts = []
@@ -111,8 +112,8 @@ def sides(task: Task, options: Options) -> dict[str, Draw]:
                     task.length,
                     num_steps=steps,
                     seed=seed + start,
-                    prompt=None if prompt is None else prompt.to(options.device),
-                    device=options.device,
+                    prompt=None if prompt is None else prompt.to(device),
+                    device=device,
                 )
             )
         return torch.cat(parts).cpu()
@@ -122,7 +123,7 @@ def sides(task: Task, options: Options) -> dict[str, Draw]:
         name = path.parent.name if path.name == "agent" else path.stem
         if name in found:
             raise InvalidArgumentError(f"two sides are named {name!r}; rename the folder of one of them.")
-        agent: Agent = Agent.load(path, task=task, device=options.device, micro_batch_size=options.batch_size)
+        agent: Agent = Agent.load(path, task=task, device=device, micro_batch_size=options.batch_size)
         found[name] = lambda steps, seed, agent=agent: agent.sample_tokens(  # type: ignore[misc]
             options.num_samples, num_steps=steps, seed=seed
         ).cpu()
@@ -245,17 +246,8 @@ def write_results(table: pd.DataFrame, texts: pd.DataFrame, folder: Path, comman
 
 
 def make_task(options: Options) -> Task:
-    """The task with its options.
-
-    Raises:
-        InvalidArgumentError: options that are no JSON object.
-    """
-    try:
-        given = json.loads(options.task_options)
-    except ValueError as error:
-        raise InvalidArgumentError(f"task_options are no JSON ({error}); give an object.") from error
-    if not isinstance(given, dict):
-        raise InvalidArgumentError(f"task_options are {options.task_options}; give a JSON object.")
+    """The task with its options."""
+    given = tasks.options_from_json(options.task_options)
     return tasks.make(ENVIRONMENTS.get(options.task, options.task), **given)
 
 
@@ -282,6 +274,7 @@ def load_judge(name: str) -> Judge:
 
 def main(options: Options, command: str, *, judge: Judge | None = None) -> int:
     """Evaluate, write and print; ``judge`` goes before that of the options."""
+    device = find_device(options.device)
     if options.judge is not None and options.judge_model is not None:
         raise InvalidArgumentError("both judge and judge_model are given; one of them judges.")
     if judge is None and options.judge is not None:
@@ -290,10 +283,10 @@ def main(options: Options, command: str, *, judge: Judge | None = None) -> int:
         raise InvalidArgumentError("give at least one number of steps, num_samples from 2 and batch_size from 1.")
     task = make_task(options)
     drawers = sides(task, options)
-    perplexity = options.perplexity_model and Perplexity(options.perplexity_model, device=options.device)
+    perplexity = options.perplexity_model and Perplexity(options.perplexity_model, device=device)
     if judge is None and options.judge_model is not None:
         model = SequenceClassifierReward(options.judge_model, decode=task.decode)
-        judge = reward_judge(lambda texts: model.score_texts(texts, options.device))
+        judge = reward_judge(lambda texts: model.score_texts(texts, device))
     table, texts = evaluate(task, drawers, options, perplexity=perplexity or None, judge=judge)
     print(write_results(table, texts, options.output, command))
     print(f"\nreport: {options.output / 'language.md'}")

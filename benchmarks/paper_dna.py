@@ -11,11 +11,11 @@ folder: ``report.md``, ``comparison.csv``, ``measured.csv`` and the sequences of
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +24,15 @@ from typing import Any
 import pandas as pd
 import torch
 import tyro
+from _candidate import Candidate, agent_description, departures, fingerprint, load_candidate, name_of
 from _published import comparison, comparison_markdown
 from comparison.runs import weights_fingerprint, write_atomically
 from comparison.tables import markdown_table
 from torch import Tensor
 from tqdm import tqdm
 
-from agents.agent import Agent
-from agents.checkpoint import load_checkpoint
-from agents.storage import CONFIG_FILE, FORMAT
-from sepo_env.denoisers import Denoiser, load_denoiser
-from sepo_env.diffusion.sampler import sample
+from sepo_env.denoisers import Denoiser
+from sepo_env.device import find_device
 from sepo_env.errors import CheckpointError, InvalidArgumentError, SepoEnvError
 from sepo_env.tasks.dna_enhancer import REAL_SEQUENCES, DNAEnhancerTask
 
@@ -47,12 +45,12 @@ class Options:
     """The published protocol of enhancer design on one denoiser, beside the published numbers."""
 
     artefacts: Path | None = None
-    """The unpacked DRAKES data folder (it holds mdlm/); the shipped denoiser and oracles if not given."""
-    checkpoint: Path | None = None
+    """The unpacked DRAKES data folder; the shipped denoiser and oracles if not given."""
+    checkpoint: str | None = None
     """What is judged: an agent that agent.save wrote, a training checkpoint of ours, a fine-tuned state dict of DRAKES,
-    or any denoiser file; the pretrained denoiser if not given."""
+    or any denoiser: a file, a folder or hub:owner/name; the pretrained denoiser if not given."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One set of sequences for each."""
+    """Of the sampling: one set of sequences for each."""
     num_samples: int = 640
     """Sequences a seed."""
     batch_size: int = 64
@@ -61,15 +59,15 @@ class Options:
     """Reverse steps of the sampler."""
     num_likelihood_steps: int = 128
     """Steps of the likelihood bound."""
-    device: str = "cpu"
-    """Where to compute: cpu, cuda, cuda:1, ..."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
     output: Path | None = None
     """Folder of the results; runs/paper-dna-<checkpoint> in the present folder if not given."""
 
     @property
     def name(self) -> str:
         """What is judged, in short."""
-        return "pretrained" if self.checkpoint is None else self.checkpoint.stem
+        return name_of(self.checkpoint)
 
     @property
     def folder(self) -> Path:
@@ -77,67 +75,10 @@ class Options:
         return self.output or Path("runs") / f"paper-dna-{self.name}{'' if self.artefacts is None else '-artefacts'}"
 
     @property
-    def is_published_protocol(self) -> bool:
+    def has_published_numbers(self) -> bool:
         """Whether the numbers of the protocol are the published ones."""
         numbers = (self.num_samples, self.num_steps, self.num_likelihood_steps, len(self.seeds))
         return numbers == (640, 128, 128, 3)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What is judged.
-
-    Attributes:
-        draw: sequences from their number and a seed, int64 ``(N, L)``.
-        denoiser: the network that it evaluates.
-        evaluations: how often it does so for one sequence.
-    """
-
-    draw: Callable[[int, int], Tensor]
-    denoiser: Denoiser
-    evaluations: int
-
-
-def load_candidate(task: DNAEnhancerTask, options: Options) -> Candidate:
-    """The sampler of the checkpoint: an agent's own, or the ancestral one for a denoiser.
-
-    Raises:
-        CheckpointError: neither an agent nor a denoiser of this task.
-    """
-    steps, path = options.num_steps, options.checkpoint
-    if path is not None and _is_agent(path):
-        agent: Agent = Agent.load(path, task=task, device=options.device)
-        corrections = agent.config.corrector_steps * (steps - 1)  # one network evaluation each
-        return Candidate(
-            lambda count, seed: agent.sample_tokens(count, num_steps=steps, seed=seed),
-            agent.denoiser,
-            steps + corrections,
-        )
-    denoiser = task.load_denoiser() if path is None else load_denoiser(path).eval()
-    if denoiser.num_tokens != task.num_tokens or denoiser.length not in (None, task.length):
-        raise CheckpointError(
-            path or "",
-            f"it reads {denoiser.num_tokens} tokens at length {denoiser.length}, expected {task.num_tokens} at "
-            f"{task.length}",
-            "give a denoiser of this task",
-        )
-    denoiser = denoiser.to(options.device)
-
-    def draw(count: int, seed: int) -> Tensor:
-        return sample(task.process, denoiser, count, task.length, num_steps=steps, seed=seed, device=options.device)
-
-    return Candidate(draw, denoiser, steps)
-
-
-def _is_agent(path: Path) -> bool:
-    """Whether `Agent.save` or a training wrote it; anything else is a denoiser, or nothing."""
-    try:
-        if path.is_file():
-            load_checkpoint(path, [])
-            return True
-        return json.loads((path / CONFIG_FILE).read_text()).get("format") == FORMAT
-    except (CheckpointError, OSError, ValueError):
-        return False
 
 
 def measure(
@@ -175,23 +116,10 @@ def settings_of(options: Options, task: DNAEnhancerTask) -> dict[str, Any]:
         "num_samples": options.num_samples,
         "num_steps": options.num_steps,
         "num_likelihood_steps": options.num_likelihood_steps,
-        "checkpoint": None if options.checkpoint is None else _fingerprint(options.checkpoint),
+        "checkpoint": None if options.checkpoint is None else fingerprint(options.checkpoint),
         "shipped weights": weights_fingerprint() if task.artefacts is None else None,
-        "artefacts": None
-        if task.artefacts is None
-        else {name: path.stat().st_size for name, path in task.artefacts.paths.items()},
+        "artefacts": task.fingerprints or None,
     }
-
-
-def _fingerprint(path: Path) -> str:
-    if not path.exists():
-        raise CheckpointError(path, "there is no such file or folder", "check the path")
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(file.name.encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def finished(folder: Path, settings: dict[str, Any], seed: int) -> dict[str, float] | None:
@@ -210,8 +138,18 @@ def finished(folder: Path, settings: dict[str, Any], seed: int) -> dict[str, flo
     return dict(record["figures"])
 
 
-def caveat(options: Options) -> str:
-    """What the comparison is worth."""
+def is_published_protocol(options: Options, departing: Sequence[str]) -> bool:
+    """Whether nothing departs from the published protocol, neither its numbers nor the sampler."""
+    return options.has_published_numbers and not departing
+
+
+def caveat(options: Options, departing: Sequence[str]) -> str:
+    """What the comparison is worth.
+
+    Args:
+        options: numbers and world.
+        departing: in what the sampler is not the published one.
+    """
     lines = []
     if options.artefacts is None:
         lines.append(
@@ -219,14 +157,18 @@ def caveat(options: Options) -> str:
             "denoiser and oracles (other data, other networks); theirs belong to the oracles of the DRAKES data folder "
             "(--artefacts)."
         )
-    if not options.is_published_protocol:
-        lines.append(
-            "**This is not the published protocol**, which takes 640 sequences, 128 steps, a 128-step bound and three "
-            f"seeds; here {options.num_samples} sequences, {options.num_steps} steps, a "
-            f"{options.num_likelihood_steps}-step bound and {len(options.seeds)} seed(s)."
-        )
+    if not is_published_protocol(options, departing):
+        reasons = [*departing]
+        if not options.has_published_numbers:
+            reasons.append(
+                "it takes 640 sequences, 128 steps, a 128-step bound and three seeds; here "
+                f"{options.num_samples} sequences, {options.num_steps} steps, a {options.num_likelihood_steps}-step "
+                f"bound and {len(options.seeds)} seed(s)"
+            )
+        lines.append(f"**This is not the published protocol**: {'; '.join(reasons)}.")
     lines.append(
-        "Measured: mean over seeds, standard deviation over seeds in brackets. Published: as the sources print them. "
+        "Measured: mean over seeds, standard deviation over seeds in brackets. The seeds are those of the sampling, of "
+        "one checkpoint: their spread holds no variance of training. Published: as the sources print them. "
         "The released SEPO script optimises the evaluation oracle and its notebook reads accessibility from another "
         "column; see docs/reproducing.md. A likelihood far above that of real sequences is collapse, not quality: look "
         "at likely_as_real."
@@ -234,7 +176,7 @@ def caveat(options: Options) -> str:
     return "\n\n".join(lines)
 
 
-def write_report(measured: pd.DataFrame, options: Options, command: str) -> str:
+def write_report(measured: pd.DataFrame, options: Options, command: str, departing: Sequence[str]) -> str:
     """Write the tables and the report, each whole or not at all; returns the report."""
     table = comparison(measured, options.name)
     spread = measured.drop(columns="seed").agg(["mean", "std"]).T
@@ -247,7 +189,7 @@ def write_report(measured: pd.DataFrame, options: Options, command: str) -> str:
             f"# {options.name} on the {world}",
             f"`{command}`",
             comparison_markdown(table),
-            caveat(options),
+            caveat(options, departing),
             "## All metrics of the task",
             markdown_table(
                 pd.DataFrame.from_dict(details, orient="index", columns=["mean over seeds", "standard deviation"])
@@ -261,18 +203,46 @@ def write_report(measured: pd.DataFrame, options: Options, command: str) -> str:
     return report
 
 
+def check(options: Options) -> Options:
+    """The options with the device that is meant.
+
+    Raises:
+        InvalidArgumentError: numbers that cannot work, a seed given twice, or a device that is not there.
+    """
+    least = {"num_samples": 2, "batch_size": 1, "num_steps": 1, "num_likelihood_steps": 1}
+    for name, number in least.items():
+        if getattr(options, name) < number:
+            raise InvalidArgumentError(f"{name} is {getattr(options, name)}; give at least {number}.")
+    if not options.seeds or len(set(options.seeds)) != len(options.seeds):
+        raise InvalidArgumentError(f"seeds are {options.seeds}; give at least one, and none twice.")
+    return dataclasses.replace(options, device=str(find_device(options.device)))
+
+
+def prepare(task: DNAEnhancerTask, options: Options) -> Candidate:
+    """Load all that the seeds need, and try it: what is damaged or not installed is found before anything is sampled.
+
+    The oracles stay with the task, so that no seed loads them again.
+    """
+    candidate = load_candidate(task, options.checkpoint, options.num_steps, options.device)
+    task.denoiser.to(options.device)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randint(task.num_tokens, (2, task.length), generator=generator).to(options.device)
+    task.metrics(probe, likelihood_samples=0)
+    return candidate
+
+
 def main(options: Options, command: str) -> int:
     """Do the seeds that are not done yet, then write and print the report."""
-    if options.num_samples < 2 or options.batch_size < 1 or not options.seeds:
-        raise InvalidArgumentError("num_samples must be at least 2, batch_size at least 1, and seeds not empty.")
+    options = check(options)
     task = DNAEnhancerTask(artefacts=options.artefacts)
     settings, folder = settings_of(options, task), options.folder
+    for record in sorted(folder.glob("seed-*.json")):  # of other seeds, too: one report is of one setting
+        finished(folder, settings, int(record.stem.removeprefix("seed-")))
     done = {seed: finished(folder, settings, seed) for seed in options.seeds}
     missing = [seed for seed, figures in done.items() if figures is None]
     if missing:
+        candidate = prepare(task, options)
         folder.mkdir(parents=True, exist_ok=True)
-        candidate = load_candidate(task, options)
-        task.denoiser.to(options.device)
         work = len(missing) * options.num_samples * (candidate.evaluations + options.num_likelihood_steps)
         if task.artefacts is not None:  # the likelihoods of real sequences, computed once
             work += REAL_SEQUENCES * options.num_likelihood_steps
@@ -289,7 +259,8 @@ def main(options: Options, command: str) -> int:
                 record = json.dumps({"settings": settings, "figures": figures}, indent=1)
                 write_atomically(folder / f"seed-{seed}.json", lambda path, text=record: path.write_text(text))
     measured = pd.DataFrame([{"seed": seed, **(done[seed] or {})} for seed in options.seeds])
-    print(write_report(measured, options, command))
+    departing = departures(task, agent_description(options.checkpoint))
+    print(write_report(measured, options, command, departing))
     print(f"\nreport: {folder / 'report.md'}")
     return 0
 

@@ -7,6 +7,7 @@ interval misses it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ from _measurements import (
 )
 from comparison.tables import markdown_table
 from tqdm import tqdm
+
+from sepo_env.device import find_device
+from sepo_env.errors import SepoEnvError
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def table(figures: list[Figure]) -> str:
 
 def main(options: Options) -> int:
     """Measure and print; the exit status is 1 if a goal is missed."""
+    options = dataclasses.replace(options, device=str(find_device(options.device)))
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     bench = Bench(options)
@@ -109,4 +114,9 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    try:
+        status = main(tyro.cli(Options, description=__doc__))
+    except SepoEnvError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)

@@ -24,10 +24,11 @@ import pandas as pd
 import tyro
 from comparison.runs import Run, plan, write_atomically
 from comparison.scheduler import available_cores, run_all
-from comparison.suite import Suite, SuiteName, make_suite
+from comparison.suite import Suite, SuiteName, make_suite, task_options
 from comparison.tables import PRETRAINED, markdown_table
 
 from agents.registry import AGENTS
+from sepo_env.device import find_device
 from sepo_env.errors import InvalidArgumentError, SepoEnvError
 
 StudyName = Literal["agents", "forms", "rewards"]
@@ -84,10 +85,15 @@ class Options:
     """Network evaluations a run; None is the suite's."""
     seed: int = 1000
     """Seed of the runs; no suite may compare on it."""
-    device: str = "cpu"
-    """Where the networks live."""
-    workers: int = available_cores()
-    """Runs at a time, each in a process of its own."""
+    task_options: str = "{}"
+    """Options of the task as a JSON object."""
+    artefacts: Path | None = None
+    """Folder of published artefacts to run on, for DNAEnhancer-v0: the same as --task-options '{"artefacts": DIR}'.
+    Settings were tuned on the shipped assets. Each process loads the oracles (3 GB): --workers 1 may be best."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    workers: int | None = None
+    """Runs at a time, each in a process of its own; as many as there are cores on a cpu, else one."""
     output: Path = Path("runs/tuning")
     """Folder of the runs; each study of each task has a folder of its own in it."""
     tables: Path = Path(__file__).parent / "results" / "tuning"
@@ -141,22 +147,24 @@ def main(options: Options) -> int:
     """Run the study, write the table, print what was selected."""
     if options.seed in make_suite(options.task, "full").seeds:
         raise InvalidArgumentError(f"seed {options.seed} is one that agents are compared on; tune on another one.")
-    study = STUDIES[options.study]
+    device, study = find_device(options.device), STUDIES[options.study]
     suite = make_suite(options.task, options.suite, agents=study.agents, seeds=(options.seed,), reward=study.reward)
+    suite = dataclasses.replace(suite, task_options=task_options(options.task_options, options.artefacts))
     if options.budget is not None:
         suite = dataclasses.replace(suite, budget=options.budget)
-    output = options.output / options.task / options.study
+    output = options.output / suite.world / options.study
     runs = tuning_runs(suite, study)
     for run in runs:
         run.claim(output)
-    failures = run_all(runs, output, device=options.device, workers=options.workers)
+    workers = options.workers or (available_cores() if device.type == "cpu" else 1)
+    failures = run_all(runs, output, device=str(device), workers=workers)
     for failure in failures:
         print(f"{failure.run.name} FAILED: {failure.message} (error.txt in its folder)", file=sys.stderr)
     if any(failure.run.agent == PRETRAINED for failure in failures) or len(failures) == len(runs) - 1:
         return 1
     settings = (*study.fixed, *suite.grid)
     table = results_table(runs, settings, output)
-    path = options.tables / options.task / f"{options.study}.csv"
+    path = options.tables / suite.world / f"{options.study}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
     columns = [name for name in (CRITERION, *NATURALNESS) if name in table]

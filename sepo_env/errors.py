@@ -45,6 +45,25 @@ class UnknownNameError(_ComposedError, ValueError):
         super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")
 
 
+class UnknownOptionError(SepoEnvError, TypeError):
+    """An option that something does not take, in the words that Python uses: TorchRL reads them.
+
+    Made of its message alone, because Gymnasium makes it again with a longer one.
+    """
+
+    @classmethod
+    def of(cls, what: str, name: str, known: Iterable[str]) -> UnknownOptionError:
+        """The error with the known options and the nearest guess.
+
+        >>> str(UnknownOptionError.of("the task 'toy'", "lenght", ["length", "seed"]))
+        "the task 'toy' got an unexpected keyword argument 'lenght'; did you mean 'length'? It takes: length, seed."
+        """
+        known = sorted(known)
+        guess = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {guess[0]!r}?" if guess else "."
+        return cls(f"{what} got an unexpected keyword argument {name!r}{hint} It takes: {', '.join(known)}.")
+
+
 class InvalidShapeError(_ComposedError, ValueError):
     """A tensor whose shape does not fit the others.
 
@@ -99,12 +118,13 @@ class MissingExtraError(_ComposedError, ImportError):
     """An optional dependency that is not installed.
 
     >>> str(MissingExtraError("tensorboard", "logs"))
-    "tensorboard is not installed; it comes with the extra 'logs': pip install 'sepo-env[logs]'."
+    "tensorboard is not installed; it comes with the extra 'logs': pip install -e '.[logs]' in sepo-env's folder."
     """
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            f"{package} is not installed; it comes with the extra {extra!r}: pip install 'sepo-env[{extra}]'."
+            f"{package} is not installed; it comes with the extra {extra!r}: pip install -e '.[{extra}]' in sepo-env's "
+            "folder."
         )
 
 

@@ -1,107 +1,179 @@
 """Foreign torch checkpoints, read without running code of theirs.
 
-A ``.ckpt`` is a pickle, and a pickle may call any function. ``torch.load(weights_only=True)`` is safe, but refuses a
-file that holds anything besides tensors and plain containers, as Lightning's do (their configuration objects). Here
-such objects become inert: tensors, numbers, strings and containers are built; of everything else the name and the
-state are kept, unread.
+A ``.ckpt`` is a zip archive of a pickle and of the bytes of its tensors. ``torch.load(weights_only=True)`` is safe, but
+refuses a file that holds anything besides tensors and plain containers, as Lightning's do (their configuration
+objects); ``torch.load`` without it decides by the file between readers, one of which runs programs. So it is not
+called: one reader of archives, Python's own, finds the records, and `sepo_env.inert` reads the pickle.
 """
 
 from __future__ import annotations
 
-import collections
+import math
 import os
-import pickle
-import types
 import zipfile
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sepo_env.errors import CheckpointError
+from sepo_env.inert import Inert, InertUnpickler, check_program
+from sepo_env.paths import check_file
 
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("collections", "defaultdict"): lambda *args: {},
-    ("builtins", "set"): set,
-    ("__builtin__", "set"): set,  # its name in the pickle protocol that torch writes
-    ("torch", "Size"): torch.Size,
-    ("torch", "device"): torch.device,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
-    # Lightning keeps a model's arguments in a dict of its own.
-    ("lightning_fabric.utilities.data", "AttributeDict"): dict,
-    ("lightning.fabric.utilities.data", "AttributeDict"): dict,
-    ("pytorch_lightning.utilities.parsing", "AttributeDict"): dict,
+__all__ = ["Inert", "read_foreign"]
+
+_ZIP = b"PK\x03\x04"
+_ALIASES = 16
+"""How often the tensors of a file may use each of its bytes, on average; views of one storage cost it no bytes."""
+_FREE_ALIASES = 1 << 26
+
+_KINDS = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+    "UntypedStorage": torch.uint8,
 }
 
 
-class Inert:
-    """What stands in the place of an object whose class is not known to be harmless; it swallows all that it is given.
+@dataclass(frozen=True)
+class _Kind:
+    """What a pickle calls the class of a storage."""
 
-    Attributes:
-        described: ``module.name`` of that class.
-        state: what the object would have been restored from, itself plain or inert; None where there was nothing.
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """The bytes of tensors, and how a pickle says they are to be read."""
+
+    content: torch.UntypedStorage
+    dtype: torch.dtype
+    num_bytes: int
+
+
+_CLASSES = {(module, name): _Kind(dtype) for name, dtype in _KINDS.items() for module in ("torch", "torch.storage")}
+
+
+class _Reader:
+    """The records of an archive, and the tensors that its pickle makes of them.
+
+    Args:
+        archive: of torch.
+        size: of its file.
     """
 
-    described: str = "?"
-    state: Any = None
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
+        self._archive = archive
+        self._aliases_left = max(_FREE_ALIASES, _ALIASES * size)
+        self._storages: dict[str, torch.UntypedStorage] = {}
+        records = archive.infolist()
+        names = [record.filename for record in records]
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise ValueError("it has compressed records")
+        if sum(record.file_size for record in records) > size:
+            raise ValueError("its records are larger than the file")
+        if len(set(names)) != len(names):
+            raise ValueError("it has several records of one name")
+        pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
+            raise ValueError(f"expected one record */data.pkl, found {len(pickles)}")
+        self._root = pickles[0].removesuffix("data.pkl")
+        order = f"{self._root}byteorder"
+        if order in names and (found := archive.read(order)) != b"little":
+            raise ValueError(f"expected the byte order little, found {found[:20]!r}")
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
-        """Take any arguments."""
-        return super().__new__(cls)
+    def load(self) -> Any:
+        """What the pickle holds."""
+        program = self._archive.read(f"{self._root}data.pkl")
+        check_program(program)
+        functions: dict[tuple[str, str], Callable[..., Any]] = {
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch._utils", "_rebuild_tensor_v3"): self._tensor_of_dtype,
+            ("torch._utils", "_rebuild_parameter"): _parameter,
+        }
+        return InertUnpickler(program, values=_CLASSES, functions=functions, persistent=self._storage).load()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Ignore them."""
+    def _storage(self, pid: Any) -> _Storage:
+        """Read a storage; where a pickle refers to one, it says its kind, its record and the number of its entries."""
+        word, kind, key, _, length = pid
+        if not isinstance(kind, _Kind):
+            described = getattr(kind, "described", kind)
+            raise ValueError(f"tensors of the kind {described!s:.80} cannot be read; convert them to float32")
+        if word != "storage" or not isinstance(key, str) or not _is_size(length):
+            raise ValueError("a storage without a name or a size")
+        if key not in self._storages:
+            content = bytearray(self._archive.read(f"{self._root}data/{key}"))  # the checksum is compared
+            self._storages[key] = (
+                torch.frombuffer(content, dtype=torch.uint8).untyped_storage() if content else torch.UntypedStorage(0)
+            )
+        storage, num_bytes = self._storages[key], length * kind.dtype.itemsize
+        if num_bytes > storage.nbytes():
+            raise ValueError(f"a storage of {num_bytes} bytes, of which the file holds {storage.nbytes()}")
+        return _Storage(storage, kind.dtype, num_bytes)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Inert:
-        """A function that the pickle calls returns another inert object."""
-        return type(self)()
+    def _tensor(
+        self, storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, flags: Any = None
+    ) -> Tensor:
+        return self._build(storage, storage.dtype, offset, tuple(size), tuple(stride), requires_grad, flags)
 
-    def __setstate__(self, state: Any) -> None:
-        """Keep it, unread."""
-        self.state = state
+    def _tensor_of_dtype(
+        self,
+        storage: Any,
+        offset: Any,
+        size: Any,
+        stride: Any,
+        requires_grad: Any,
+        hooks: Any,
+        dtype: Any,
+        flags: Any = None,
+    ) -> Tensor:
+        """Newer dtypes have storages of bytes, and are named apart."""
+        return self._build(storage, dtype, offset, tuple(size), tuple(stride), requires_grad, flags)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Ignore it."""
-
-    def append(self, value: Any) -> None:
-        """Ignore it."""
-
-    def extend(self, values: Any) -> None:
-        """Ignore them."""
-
-    def add(self, value: Any) -> None:
-        """Ignore it."""
-
-    def __hash__(self) -> int:
-        """Let it be a key."""
-        return id(self)
-
-    def __repr__(self) -> str:
-        return f"<{self.described}, not loaded>"
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds harmless classes only."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            allowed = _ALLOWED[module, name]
-            # A pickle may set attributes of what it is given, so that functions are handed out as throw-away copies.
-            return (lambda *args: allowed(*args)) if isinstance(allowed, types.FunctionType) else allowed
-        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
-            return found
-        return type("Inert", (Inert,), {"described": f"{module}.{name}"})
-
-
-def _load(file: Any, **options: Any) -> Any:
-    return _Unpickler(file, **options).load()
+    def _build(
+        self,
+        storage: _Storage,
+        dtype: torch.dtype,
+        offset: int,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+        requires_grad: bool,
+        flags: Any,
+    ) -> Tensor:
+        """A tensor that reaches no further than its storage, and is no larger: no entry stands in it twice."""
+        if flags or len(size) != len(stride) or not all(map(_is_size, (offset, *size, *stride))):
+            raise ValueError("a tensor with sizes or flags that no file of weights has")
+        count = math.prod(size)
+        last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if count else offset
+        if max(last + 1 if count else last, count) * dtype.itemsize > storage.num_bytes:
+            raise ValueError(f"a tensor of shape {size[:8]} reaches beyond its storage of {storage.num_bytes} bytes")
+        self._aliases_left -= count * dtype.itemsize
+        if self._aliases_left < 0:
+            raise ValueError("its tensors share their storages too often")
+        tensor = torch.empty(0, dtype=dtype).set_(storage.content, offset, size, stride)
+        return tensor.requires_grad_(requires_grad is True)
 
 
-# What torch.load takes as a pickle module; it wraps the Unpickler to read the storages of tensors itself.
-_READER: Any = types.SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="sepo_env.foreign")
+def _parameter(data: Any, requires_grad: Any, hooks: Any) -> torch.nn.Parameter:
+    if not isinstance(data, Tensor):
+        raise TypeError("a parameter without a tensor")
+    return torch.nn.Parameter(data, requires_grad is True)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
 
 
 def read_foreign(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -113,21 +185,37 @@ def read_foreign(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, not a whole checkpoint of torch, or one that holds no dictionary.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(path, "there is no such file", "check the path")
-    # The format of before torch 1.6 is no archive, and would go through another reader.
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(path, "not a whole checkpoint of torch (no zip archive)", "copy or download it again")
-    with zipfile.ZipFile(path) as archive:
-        # torch.load would hand such an archive, which holds programs, to torch.jit.
-        if any(PurePosixPath(name).name == "constants.pkl" for name in archive.namelist()):
-            raise CheckpointError(path, "a TorchScript program, no checkpoint", "give a file that torch.save wrote")
+    path = check_file(path)
     try:
-        found = torch.load(path, map_location="cpu", pickle_module=_READER, weights_only=False)
-    except Exception as error:  # a damaged pickle may fail in any way
+        with path.open("rb") as file:
+            # What was appended to another kind of file is an archive, too, but no checkpoint.
+            if file.read(len(_ZIP)) != _ZIP:
+                raise CheckpointError(
+                    path,
+                    "not a whole checkpoint of torch (no zip archive)",
+                    "copy or download it again, or if it is from before torch 1.6, re-save with torch.save of torch "
+                    "1.6 or newer",
+                )
+            with zipfile.ZipFile(file) as archive:
+                if any(PurePosixPath(name).name == "constants.pkl" for name in archive.namelist()):
+                    raise CheckpointError(
+                        path, "a TorchScript program, no checkpoint", "give a file that torch.save wrote"
+                    )
+                found = _Reader(archive, path.stat().st_size).load()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged archive or pickle may fail in any way
         raise CheckpointError(
-            path, f"not a whole checkpoint of torch ({type(error).__name__}: {error})", "copy or download it again"
+            path, f"not a whole checkpoint of torch ({_reason(error)})", "copy or download it again"
         ) from error
     if not isinstance(found, dict):
         raise CheckpointError(path, f"expected a dictionary, found {type(found).__name__}", "give another file")
     return found
+
+
+def _reason(error: Exception) -> str:
+    try:
+        text = str(error)[:300]
+    except Exception:  # a key that cannot be written down
+        text = ""
+    return f"{type(error).__name__}: {text}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +18,25 @@ import torch
 from torch import Tensor
 
 from sepo_env.errors import CheckpointError, InvalidTokensError, MissingExtraError
+from sepo_env.hub import local_path
+from sepo_env.paths import as_path
 
 EXTRA = "hf"
+
+# Tensors of published files that nothing reads, by what their names match: heads of other tasks of the pretraining,
+# second copies of tied weights, and tables that are computed.
+_UNUSED = (
+    r"^cls\.seq_relationship\.",
+    r"^(sop_classifier|discriminator_predictions|lm_predictions|mask_predictions)\.",
+    r"(^|\.)pooler\.",
+    r"(^|\.)contact_head\.",
+    r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|version)$",
+    r"(^|\.)attn\.bias$",
+    r"(^lm_head|^cls\.predictions|^predictions|^generator_lm_head)\.(decoder\.)?(weight|bias)$",
+)
+# A classifier may have been, or be made from, a language model.
+_LANGUAGE_HEADS = r"^(lm_head|cls|predictions|pred_layer|embed_out|vocab_\w+|generator_\w+)\."
+_UNUSED_BY = {"AutoModelForSequenceClassification": (_LANGUAGE_HEADS,)}
 
 
 def import_transformers() -> ModuleType:
@@ -49,11 +67,22 @@ def quiet() -> Iterator[ModuleType]:
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """A folder's config.json; None where there is none, or another kind of file."""
+    file = as_path(path) / "config.json"
     try:
-        found = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def is_masked_lm_type(config: Mapping[str, Any]) -> bool:
+    """Whether ``AutoModelForMaskedLM`` knows the type of model that a config.json names; no without Transformers."""
+    try:
+        kinds = importlib.import_module("transformers.models.auto.modeling_auto").MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    except ModuleNotFoundError:
+        return False
+    model_type = config.get("model_type")
+    return isinstance(model_type, str) and model_type in kinds
 
 
 def load_folder(
@@ -67,10 +96,11 @@ def load_folder(
 ) -> tuple[Any, Any]:
     """Read a model and its tokenizer from a folder, on the CPU and in evaluation mode.
 
-    Transformers fills what a file lacks with random numbers and says so in its log; here that is an error.
+    Transformers fills what a file lacks with random numbers, drops what the model has no place for, and says so in its
+    log; here that is an error.
 
     Args:
-        path: a folder with config.json, weights and tokenizer files.
+        path: a folder with config.json, weights and tokenizer files, or a hub id ``"hub:owner/name"``.
         auto_class: the class of `transformers` that makes the model, such as ``"AutoModelForMaskedLM"``.
         trust_remote_code: run Python code that the folder brings along; it can do whatever you can.
         dtype: of the weights.
@@ -84,44 +114,87 @@ def load_folder(
         CheckpointError: no such folder, one that needs code of its own, or another model's weights.
         MissingExtraError: transformers is not installed.
     """
+    path = local_path(path, programs=trust_remote_code)
     config = read_config(path)
     if config is None:
         raise CheckpointError(path, "no folder with a config.json", "give the folder that save_pretrained wrote")
     remote = config.get("auto_map", {}) if isinstance(config.get("auto_map", {}), dict) else {}
+    trust = ""  # the cure where the folder has code of its own
+    if remote and not trust_remote_code:
+        programs = ", ".join(sorted(map(str, remote.values())))
+        trust = f"read the Python code that it brings ({programs}), and if you trust it give trust_remote_code=True"
     with quiet() as transformers:
-        known = config.get("model_type") in transformers.CONFIG_MAPPING
-        if remote and not known and not trust_remote_code:
-            raise CheckpointError(
-                path,
-                f"the model {config.get('model_type')!r} is not part of transformers {transformers.__version__}; the "
-                f"folder brings Python code of its own ({', '.join(sorted(map(str, remote.values())))})",
-                "read that code, and if you trust it load the folder with trust_remote_code=True",
-            )
+        model_type = config.get("model_type")
+        known = isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
+        if trust and not known:
+            unknown = f"the model {model_type!r} is not part of transformers {transformers.__version__}"
+            raise CheckpointError(path, unknown, trust)
         if not known and auto_class not in remote and trust_remote_code:
             # LLaDA's kind: a masked language model that its authors published under another auto class.
             auto_class = next((name for name in ("AutoModelForCausalLM", "AutoModel") if name in remote), auto_class)
         common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
         try:
+            built = transformers.AutoConfig.from_pretrained(str(path), **common, **settings)
             model, info = getattr(transformers, auto_class).from_pretrained(
-                str(path), dtype=dtype, output_loading_info=True, **common, **settings
+                str(path),
+                config=built,
+                dtype=dtype,
+                output_loading_info=True,
+                attn_implementation=None,  # the model's own choice; a configuration may name a kernel to be fetched
+                **common,
             )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), **common)
         except Exception as error:  # a damaged or foreign folder may fail in any way
             raise CheckpointError(
                 path,
                 f"{auto_class} does not load it ({type(error).__name__}: {_first_line(error)})",
-                "give a whole folder of such a model, with its tokenizer",
+                " or, ".join(filter(None, ("give a whole folder of such a model, with its tokenizer", trust))),
             ) from error
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(may_miss or ("\0",)))
     mismatched = sorted(str(entry[0]) for entry in info["mismatched_keys"])
-    if missing or mismatched:
+    extra = sorted(name for name in info["unexpected_keys"] if not _is_unused(name, auto_class))
+    if missing or mismatched or extra:
         raise CheckpointError(
             path,
             f"it is a {config.get('architectures')}, not the model that {auto_class} makes of it; tensors missing: "
-            f"{_shorten(missing)}, of another shape: {_shorten(mismatched)}",
-            "give the folder of a model that was trained for this",
+            f"{_shorten(missing)}, of another shape: {_shorten(mismatched)}, not expected: {_shorten(extra)}",
+            " or, ".join(filter(None, ("give a model that was trained for this, with its own config.json", trust))),
         )
-    return model.eval(), tokenizer
+    return model.eval(), load_tokenizer(path, trust_remote_code=trust_remote_code)
+
+
+def _is_unused(name: str, auto_class: str) -> bool:
+    return any(re.search(pattern, name) for pattern in (*_UNUSED, *_UNUSED_BY.get(auto_class, ())))
+
+
+def load_tokenizer(path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Any:
+    """Read a tokenizer from a folder, without a network.
+
+    Args:
+        path: a folder with a tokenizer's files, or a hub id ``"hub:owner/name"``.
+        trust_remote_code: run Python code that the folder brings along; it can do whatever you can.
+
+    Raises:
+        CheckpointError: no folder with a tokenizer.
+        MissingExtraError: transformers is not installed.
+    """
+    path = local_path(path, programs=trust_remote_code)
+    if not path.is_dir():
+        raise CheckpointError(path, "there is no such folder", "give the folder of the tokenizer's files")
+    cure = "give the folder that the tokenizer's save_pretrained wrote, such as a downloaded gpt2"
+    with quiet() as transformers:
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                str(path), local_files_only=True, trust_remote_code=trust_remote_code
+            )
+        except Exception as error:  # a damaged or foreign folder may fail in any way
+            raise CheckpointError(
+                path, f"AutoTokenizer does not load it ({type(error).__name__}: {_first_line(error)})", cure
+            ) from error
+    # Transformers makes an empty tokenizer of the model's kind where there are no files.
+    files = {"tokenizer.json", *getattr(tokenizer, "vocab_files_names", {}).values()}
+    if not trust_remote_code and files != {"tokenizer.json"} and not any((path / name).is_file() for name in files):
+        raise CheckpointError(path, f"the tokenizer's files are missing ({', '.join(sorted(files))})", cure)
+    return tokenizer
 
 
 def save_folder(folder: str | os.PathLike[str], *parts: Any, replace: bool = False, **texts: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from sepo_env.errors import CheckpointError
+from sepo_env.paths import check_file
 
 _SHOWN = 8
 
@@ -23,13 +24,12 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     Raises:
         CheckpointError: no such file, or not a whole safetensors file.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(path, "there is no such file", "check the path")
+    path = check_file(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = dict(file.metadata() or {})
             return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # a damaged header may fail in any way
         raise CheckpointError(path, f"not a whole safetensors file ({error})", "copy or download it again") from error
 
 
@@ -39,7 +39,9 @@ def check_tensors(
     found: Mapping[str, Tensor],
     cure: str = "use the version that wrote the file",
 ) -> None:
-    """Refuse tensors whose names or shapes are not the expected ones.
+    """Refuse tensors whose names, shapes or kinds of numbers are not the expected ones.
+
+    Weights may have any floating dtype of 16 bits or more.
 
     Args:
         path: the file, for the message.
@@ -48,7 +50,7 @@ def check_tensors(
         cure: what the reader may do about it.
 
     Raises:
-        CheckpointError: names the tensors that are missing, not expected, or of another shape.
+        CheckpointError: names the tensors that are missing, not expected, or of another shape or dtype.
     """
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
@@ -57,6 +59,29 @@ def check_tensors(
     differing = [f"{key} expected {one}, found {other}" for key, (one, other) in shapes.items() if one != other]
     if differing:
         raise CheckpointError(path, "; ".join(differing[:_SHOWN]), cure)
+    kinds = [
+        f"{key} expected floats of 16 bits or more, found {found[key].dtype}"
+        for key, value in expected.items()
+        if value.is_floating_point() and not is_weight(found[key].dtype)
+    ]
+    if kinds:
+        raise CheckpointError(path, "; ".join(kinds[:_SHOWN]), cure)
+
+
+def check_finite(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors with entries that are not finite: every output that they reach would be NaN.
+
+    Raises:
+        CheckpointError: names them.
+    """
+    broken = sorted(key for key, value in tensors.items() if not bool(value.isfinite().all()))
+    if broken:
+        raise CheckpointError(path, f"tensors with NaN or infinity: {_listed(broken)}", "give a file of a sound model")
+
+
+def is_weight(dtype: torch.dtype) -> bool:
+    """Whether weights may be of this dtype: floats in which they are a number each, not codes of a quantisation."""
+    return dtype.is_floating_point and dtype.itemsize >= 2
 
 
 def _listed(names: list[str]) -> str:

@@ -6,14 +6,18 @@ an EnformerPretrainedModel makes are gReLU's (1.0.2 and 1.1.0); the network is a
 
 from __future__ import annotations
 
+import shutil
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
+from sepo_env.tasks.artefact_files import ARTEFACTS
 
 
 class EnformerModel(nn.Module):
@@ -36,6 +40,9 @@ class EnformerModel(nn.Module):
     ) -> None:
         super().__init__()
         self.asked = {"n_conv": n_conv, "channels": channels, "n_transformers": n_transformers, "crop_len": crop_len}
+        if channels < 0:
+            raise RuntimeError(f"a tensor of {channels} channels")
+        _ = channels // n_heads
         self.embedding = nn.Sequential(nn.Conv1d(4, 8, 5, padding="same"), nn.BatchNorm1d(8), nn.Dropout(ff_dropout))
         self.head = nn.Conv1d(8, n_tasks, 1)
 
@@ -99,3 +106,20 @@ def write(
         path,
     )
     return model.eval()
+
+
+def write_folder(folder: Path, rows: int = 5) -> dict[str, Any]:
+    """Write a whole folder of published artefacts, with small models in it; returns the networks of the oracles."""
+    networks = {}
+    for seed, (key, artefact) in enumerate(ARTEFACTS.items()):
+        if "oracle" in key:
+            kind = {"task": "binary", "loss": "bce"} if key.startswith("accessibility") else {}
+            networks[key] = write(folder / artefact.path, 7 if kind else 3, seed=seed, **kind)
+    fixtures = Path(__file__).parent / "fixtures" / "dna_cnn"
+    shutil.copy(fixtures / "pretrained.ckpt", folder / ARTEFACTS["denoiser"].path)
+    letters = np.random.default_rng(0).choice(list("ACGT"), size=(rows, 200))
+    lines = ["seq,hepg2,k562,sknsh", *(f"{''.join(row)},{number},0,0" for number, row in enumerate(letters))]
+    table = folder / ARTEFACTS["data"].path
+    table.parent.mkdir(parents=True)
+    table.write_text("\n".join(lines))
+    return networks

@@ -7,6 +7,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import importlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,30 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS = ("a", "b", "c", "d")
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 POSITIONS = 12
+
+
+REMOTE = """
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import MaskedLMOutput
+
+
+class OwnConfig(PretrainedConfig):
+    model_type = "{model_type}"
+
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.table = nn.Embedding(11, 11)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask=None, **_):
+        return MaskedLMOutput(logits=self.table(input_ids))
+"""
 
 
 def transformers() -> Any:
@@ -92,3 +120,31 @@ def save_classifier(folder: Path, num_labels: int = 1, **changes: Any) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_remote(
+    folder: Path, model_type: str = "own", auto_class: str = "AutoModelForCausalLM", preamble: str = ""
+) -> torch.Tensor:
+    """A folder with Python code of its own, a model that looks the logits of each token up; returns the table."""
+    from safetensors.torch import save_file
+
+    make_tokenizer().save_pretrained(folder)
+    (folder / "own.py").write_text(preamble + REMOTE.replace("{model_type}", model_type))
+    auto_map = {"AutoConfig": "own.OwnConfig", auto_class: "own.OwnModel"}
+    config = {"model_type": model_type, "architectures": ["OwnModel"], "auto_map": auto_map, "mask_token_id": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    table = torch.randn(11, 11)
+    save_file({"table.weight": table}, folder / "model.safetensors", metadata={"format": "pt"})
+    return table
+
+
+@contextmanager
+def forgotten_modules() -> Iterator[None]:
+    """Code of folders that was imported meanwhile is forgotten afterwards."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - before:
+            if name.startswith("transformers_modules"):
+                del sys.modules[name]

@@ -11,6 +11,7 @@ from sepo_env import errors
 EXAMPLES = [
     errors.UnknownNameError("graph", "absorbin", ["absorbing"]),
     errors.InvalidShapeError("tokens", (3,), "(B, L)"),
+    errors.UnknownOptionError.of("the task 'toy'", "lenght", ["length"]),
     errors.CheckpointError("a.safetensors", "truncated", "copy it again"),
     errors.MissingExtraError("tensorboard", "logs"),
     errors.RewardTimeoutError("no answer"),

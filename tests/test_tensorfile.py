@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from sepo_env.errors import CheckpointError
-from sepo_env.tensorfile import check_tensors, read_tensors
+from sepo_env.tensorfile import check_finite, check_tensors, is_weight, read_tensors
 
 
 def test_tensors_and_metadata_come_back_in_their_dtype(tmp_path):
@@ -39,6 +39,24 @@ def test_differences_are_named_and_long_lists_cut():
         check_tensors("file", one, {"a": torch.ones(2), "c": torch.ones(1)}, "ask its author")
     with pytest.raises(CheckpointError, match=r"a expected \(2,\), found \(2, 1\); b expected \(3,\), found \(\)"):
         check_tensors("file", one, {"a": torch.ones(2, 1), "b": torch.ones(())})
+    with pytest.raises(
+        CheckpointError, match=r"a expected floats of 16 bits or more, found torch.int32; ask its author"
+    ):
+        check_tensors("file", one, {"a": torch.ones(2, dtype=torch.int32), "b": torch.ones(3)}, "ask its author")
+    # Counters, which no output depends on, may be cast with the rest.
+    check_tensors("file", {"n": torch.ones((), dtype=torch.int64)}, {"n": torch.ones(()).half()})
     many = {f"t{index:02d}": torch.ones(1) for index in range(20)}
     with pytest.raises(CheckpointError, match=r"'t07'\] and 12 more"):
         check_tensors("file", many, {})
+
+
+def test_what_is_not_finite_is_named():
+    check_finite("file", {"a": torch.ones(2), "n": torch.arange(2)})
+    with pytest.raises(CheckpointError, match=r"file: tensors with NaN or infinity: \['b', 'c'\]; give"):
+        check_finite("file", {"a": torch.ones(2), "c": torch.tensor([1.0, torch.inf]), "b": torch.tensor(torch.nan)})
+
+
+def test_weights_are_floats_of_16_bits_or_more():
+    accepted = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+    kinds = {kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
+    assert {kind for kind in kinds if is_weight(kind)} == accepted

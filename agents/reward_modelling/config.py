@@ -27,8 +27,8 @@ class RewardModelConfig:
     log_dir: str
     """Folder of the run: checkpoints, metrics.csv and, at the end, the model itself in reward_model/."""
     base: str | None = None
-    """Folder of a pretrained model and its tokenizer, such as a downloaded gpt2; None starts a small GPT-2 from
-    scratch, with a byte-level tokenizer trained on the pairs."""
+    """Folder of a pretrained model and its tokenizer, such as a downloaded gpt2, or a hub id; None starts a small GPT-2
+    from scratch, with a byte-level tokenizer trained on the pairs."""
     eval_pairs: str | None = None
     """JSONL file of held-out pairs; None holds back a share of the pairs."""
     eval_share: float = 0.1

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ import pandas as pd
 
 import sepo_env
 from comparison.suite import Evaluation, Suite
+from sepo_env import tasks
 from sepo_env.errors import CheckpointError
+from sepo_env.registration import ENVIRONMENTS
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Run:
         weights: fingerprint of the shipped denoiser and oracles.
         variant: tells runs of one agent with other settings apart, where there are such.
         prompt: letters that every sequence keeps, with "?" where free; None: what the task draws, if anything.
+        task_options: options of the task, for JSON.
+        artefacts: fingerprints of the user's files that the task runs on, by role.
     """
 
     task: str
@@ -52,6 +56,8 @@ class Run:
     weights: str
     variant: str = ""
     prompt: str | None = None
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    artefacts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -63,8 +69,14 @@ class Run:
         return output / "runs" / self.name
 
     def config(self) -> dict[str, Any]:
-        """Everything that decides the result, as JSON gives it back."""
-        return json.loads(json.dumps(asdict(self)))
+        """Everything that decides the result, as JSON gives it back.
+
+        A folder of artefacts is known by its contents, wherever it lies.
+        """
+        record = json.loads(json.dumps(asdict(self)))
+        options, artefacts = record.pop("task_options"), record.pop("artefacts")
+        options = {name: value for name, value in options.items() if name != "artefacts"}
+        return record | ({"task_options": options} if options else {}) | ({"artefacts": artefacts} if artefacts else {})
 
     def claim(self, output: Path) -> Path:
         """Make the folder, or enter one that holds this very run.
@@ -121,6 +133,7 @@ class Run:
 def plan(suite: Suite) -> list[Run]:
     """All runs of a suite, seed by seed, so that an interrupted comparison has every agent."""
     weights = weights_fingerprint()
+    artefacts = tasks.make(ENVIRONMENTS[suite.task], **suite.task_options).fingerprints
     return [
         Run(
             suite.task,
@@ -131,6 +144,8 @@ def plan(suite: Suite) -> list[Run]:
             suite.reward,
             weights,
             prompt=suite.prompt,
+            task_options=suite.task_options,
+            artefacts=artefacts,
         )
         for seed in suite.seeds
         for agent in suite.agents

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from agents.config import AgentConfig
 from agents.registry import AGENTS, agent_class
 from comparison.tables import MAX_COST_SPREAD, PRETRAINED
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
+from sepo_env.tasks import options_from_json
 
 SuiteName = Literal["default", "full", "smoke"]
 
@@ -54,6 +56,7 @@ class Suite:
         reward: what all agents are trained on; None is the task's training reward.
         prompt: letters that every sequence keeps, of agents and of the pretrained denoiser alike, with "?" where free;
             None: what the task draws, if anything.
+        task_options: options of the task, for JSON.
     """
 
     task: str
@@ -67,6 +70,7 @@ class Suite:
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reward: str | None = None
     prompt: str | None = None
+    task_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check names and numbers before anything runs."""
@@ -82,6 +86,13 @@ class Suite:
             raise InvalidArgumentError(
                 f"a budget of {self.budget} does not pay for one iteration; give at least {least}."
             )
+
+    @property
+    def world(self) -> str:
+        """A name for folders: what runs on other options shall not overwrite what runs on none."""
+        if not self.task_options:
+            return self.task
+        return f"{self.task}-{'artefacts' if 'artefacts' in self.task_options else 'options'}"
 
     @property
     def num_iterations(self) -> int:
@@ -232,6 +243,20 @@ _FULL: dict[str, dict[str, Any]] = {
 _SUITES: dict[str, Suite] = {suite.task: suite for suite in (_DNA, _RLHF, _TEXT, _TOY)}
 
 
+def task_options(text: str, artefacts: Path | None) -> dict[str, Any]:
+    """The options of the task that a command line gives, as a JSON object and as a folder of artefacts.
+
+    Raises:
+        InvalidArgumentError: no JSON object, or two folders.
+    """
+    given = options_from_json(text)
+    if artefacts is None:
+        return given
+    if "artefacts" in given:
+        raise InvalidArgumentError("both --artefacts and --task-options name a folder of artefacts; give one of them.")
+    return {**given, "artefacts": str(artefacts)}
+
+
 def make_suite(task: str, name: SuiteName, **changes: Any) -> Suite:
     """The suite of a task.
 
@@ -239,7 +264,7 @@ def make_suite(task: str, name: SuiteName, **changes: Any) -> Suite:
         task: Gymnasium id.
         name: ``"default"``, ``"full"`` (five seeds, a larger budget, more samples to judge) or ``"smoke"`` (a
             few iterations, to see that all parts work).
-        **changes: fields that replace the suite's own: agents, seeds, budget, prompt.
+        **changes: fields that replace the suite's own: agents, seeds, budget, prompt, task_options.
 
     Raises:
         UnknownNameError: no suite is written for that task; add one in this file.

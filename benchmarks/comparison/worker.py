@@ -12,11 +12,11 @@ from torch import Tensor
 
 from agents.recovery import checkpoint_path
 from agents.registry import agent_class
+from agents.sampling import PolicySampler
 from comparison.runs import Run
 from comparison.tables import COST_COLUMNS, PRETRAINED
 from sepo_env import tasks
 from sepo_env.diffusion.random import keys_from_seed
-from sepo_env.diffusion.sampler import sample
 from sepo_env.registration import ENVIRONMENTS
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import resolve_prompts
@@ -52,7 +52,7 @@ def execute(run: Run, output: Path, device: str, report: Report) -> None:
         report: called with the progress after every step; what it raises stops the run, which can be resumed.
     """
     folder = run.claim(output)
-    task = make_task(run.task, run.prompt)
+    task = make_task(run.task, run.prompt, run.task_options)
     report(Progress(run.name, 0.0, "starting"))
     if run.agent == PRETRAINED:
         curve, cost = pd.DataFrame(columns=["iteration"]), dict.fromkeys(COST_COLUMNS, 0)
@@ -67,9 +67,9 @@ def execute(run: Run, output: Path, device: str, report: Report) -> None:
     run.finish(output, curve, samples, {**cost, **figures})
 
 
-def make_task(env_id: str, prompt: str | None = None) -> Task:
-    """The task behind a Gymnasium id, with what every sequence keeps, if anything."""
-    task = tasks.make(ENVIRONMENTS[env_id])
+def make_task(env_id: str, prompt: str | None = None, options: Mapping[str, Any] | None = None) -> Task:
+    """The task behind a Gymnasium id with its options, and with what every sequence keeps, if anything."""
+    task = tasks.make(ENVIRONMENTS[env_id], **(options or {}))
     if prompt is not None:
         task.start_from(prompt)
     return task
@@ -95,23 +95,20 @@ def _train(run: Run, task: Task, folder: Path, device: str, report: Report) -> A
 
 
 def _pretrained_sampler(task: Task, device: str) -> Callable[..., Tensor]:
+    """The sampler of the agents, on the pretrained denoiser."""
     denoiser = task.denoiser.to(device)
 
     def draw(num_samples: int, num_steps: int, seed: int) -> Tensor:
-        keys = keys_from_seed(torch.arange(seed, seed + num_samples, device=device))
-        prompt = resolve_prompts(task, None, keys)
-        return sample(
-            task.process,
-            denoiser,
-            num_samples,
-            task.length,
-            num_steps=num_steps,
-            seed=seed,
-            prompt=prompt,
-            device=device,
-        )
+        sampler = PolicySampler(task, num_steps, 0, 1.0, _CHUNK, torch.device(device))
+        return sampler.sample(denoiser, num_samples, seed)
 
     return draw
+
+
+def _given(task: Task, num_samples: int, seed: int) -> Tensor | None:
+    """Which positions of the sequences with the seeds ``seed`` .. were given by the task, bool ``(N, L)``."""
+    prompt = resolve_prompts(task, None, keys_from_seed(torch.arange(seed, seed + num_samples)))
+    return None if prompt is None else prompt < task.num_tokens
 
 
 def _judge(
@@ -119,12 +116,14 @@ def _judge(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Draw the run's sequences and score them: one row a sequence, and the figures of all together."""
     evaluation = run.evaluation
+    first_seed = run.seed * _SAMPLE_SEED
     parts = []
     for start in range(0, evaluation.num_samples, _CHUNK):
         count = min(_CHUNK, evaluation.num_samples - start)
         report(float(start * evaluation.num_steps), "sampling")
-        parts.append(draw(count, num_steps=evaluation.num_steps, seed=run.seed * _SAMPLE_SEED + start))
+        parts.append(draw(count, num_steps=evaluation.num_steps, seed=first_seed + start))
     tokens = torch.cat(parts)
+    given = _given(task, evaluation.num_samples, first_seed)
     report(float(evaluation.num_samples * evaluation.num_steps), "judging")
     samples = pd.DataFrame(
         {
@@ -133,4 +132,5 @@ def _judge(
             "held_out_reward": task.judge()(tokens).cpu().numpy(),
         }
     )
-    return samples, task.metrics(tokens, **evaluation.metrics)
+    given = None if given is None else given.to(tokens.device)
+    return samples, task.metrics(tokens, prompt_mask=given, **evaluation.metrics)

@@ -23,7 +23,9 @@ class Denoiser(nn.Module, ABC):
         length: the ``L`` that the model was trained for, or None where any length will do.
         parameterisation: what ``forward`` returns, ``"posterior"`` or ``"score"``.
         time_conditioned: whether ``time`` changes the output. The posterior of an absorbing process does not
-            depend on time given the tokens (arXiv:2406.03736), so such a model may ignore it.
+            depend on time given the tokens (arXiv:2406.03736), so such a model may ignore it. One that turns the time
+            into noise by a schedule says which (`sepo_env.diffusion.process.ReadsNoise`), so that it can be evaluated
+            on another.
     """
 
     num_tokens: int

@@ -8,24 +8,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.denoisers.cnn import ConvDenoiser, ConvDenoiserConfig
 from sepo_env.denoisers.dna_cnn import DNAConvConfig, DNAConvDenoiser
+from sepo_env.denoisers.layouts import BUILD_ERRORS
 from sepo_env.denoisers.mdlm import MDLMConfig, MDLMDenoiser
-from sepo_env.denoisers.published import load_drakes, load_folder
+from sepo_env.denoisers.published import Weights, check_weights, load_drakes, load_folder
 from sepo_env.denoisers.sedd import SEDDConfig, SEDDDenoiser
 from sepo_env.denoisers.tabular import TabularDenoiser
 from sepo_env.denoisers.transformer import TransformerDenoiser, TransformerDenoiserConfig
 from sepo_env.diffusion.schedule import SCHEDULES
-from sepo_env.errors import CheckpointError, UnknownNameError
-from sepo_env.hub import local_path
-from sepo_env.tensorfile import check_tensors, read_tensors
+from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
+from sepo_env.hub import local_path, lone_file
+from sepo_env.paths import check_file, is_folder
+from sepo_env.tensorfile import check_finite, check_tensors, read_tensors
 
 FORMAT = "sepo_env.denoiser/1"
-_ZIP = b"PK\x03\x04"
-"""How a checkpoint of torch begins."""
+_TORCH = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"
+"""How a checkpoint of torch begins: an archive, and before torch 1.6 a magic number, which is refused with a cure."""
 _SAFETENSORS = b"{"
 """What stands in safetensors behind the eight bytes of the header's size."""
 
@@ -125,36 +128,52 @@ def save_denoiser(
         raise
 
 
-def load_denoiser(path: str | os.PathLike[str]) -> Denoiser:
+def load_denoiser(
+    path: str | os.PathLike[str], *, weights: Weights = "raw", trust_remote_code: bool = False
+) -> Denoiser:
     """Read a denoiser of any known format, on the CPU, in float32 and in evaluation mode.
 
-    What it is, the file or folder says itself: a file of `save_denoiser`; a checkpoint of the DRAKES DNA model, its
-    raw weights (`load_drakes`); a folder with an MDLM, a SEDD (`load_mdlm`, `load_sedd`) or a masked language model of
-    Transformers (`load_masked_lm`). No code in it runs.
+    What it is, the file or folder says itself: a file of `save_denoiser`; a checkpoint of the DRAKES DNA model
+    (`load_drakes`); a folder with an MDLM, a SEDD (`load_mdlm`, `load_sedd`) or a masked language model of
+    Transformers (`load_masked_lm`). No code in it runs unless you say so.
 
     Args:
-        path: a file, a folder, or the id of a folder on the Hugging Face hub, ``"hub:owner/name"``.
+        path: a file, a folder, or the id of a folder on the Hugging Face hub, ``"hub:owner/name"``. A folder without a
+            config.json stands for the one file of weights in it.
+        weights: of a checkpoint of the DRAKES DNA model, ``"raw"`` or their running average ``"ema"``. Where only a
+            path can be given (an environment, the command line), save what this returns and give that file.
+        trust_remote_code: run Python code that a masked language model brings along; it can do whatever you can.
 
     Raises:
-        CheckpointError: no such file, not a denoiser, an unknown architecture, or keys and shapes that differ from
-            what the architecture expects; the message names both.
+        CheckpointError: no such file, not a denoiser, an unknown architecture, or keys, shapes and dtypes that differ
+            from what the architecture expects (the message names both), or weights that are not finite.
+        InvalidArgumentError: something else than a path, or averages of a format that has none.
+        UnknownNameError: no weights of that name.
         MissingExtraError: a hub id without ``huggingface_hub``, or a masked language model without ``transformers``.
     """
-    path = local_path(path)
-    if path.is_dir():
-        return load_folder(path)
-    if not path.is_file():
-        raise CheckpointError(path, "there is no such file", "check the path")
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start.startswith(_ZIP):
-        return load_drakes(path)
+    check_weights(weights)
+    path = lone_file(local_path(path, programs=trust_remote_code))
+    start = b"" if is_folder(path) else _start_of(check_file(path))
+    if start.startswith(_TORCH):
+        return load_drakes(path, weights=weights)
+    if weights != "raw":
+        raise InvalidArgumentError(f"{path} is no checkpoint of the DRAKES DNA model and has no averages; give 'raw'.")
+    if is_folder(path):
+        return load_folder(path, trust_remote_code=trust_remote_code)
     if not start.endswith(_SAFETENSORS):
         found = f"a file that begins with {start!r}" if start else "an empty file"
         raise CheckpointError(
             path, f"expected safetensors or a checkpoint of torch, found {found}", "give a file of one of these kinds"
         )
     return _load_saved(path)
+
+
+def _start_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(9)
+    except OSError as error:
+        raise CheckpointError(path, f"it cannot be read ({error})", "check its permissions") from error
 
 
 def _load_saved(path: Path) -> Denoiser:
@@ -165,19 +184,25 @@ def _load_saved(path: Path) -> Denoiser:
             f"expected the format {FORMAT!r}, found {metadata.get('format')!r}",
             "give a file written by save_denoiser, or the folder that also holds the model's config.json",
         )
-    architecture = ARCHITECTURES.get(metadata["architecture"])
+    architecture = ARCHITECTURES.get(metadata.get("architecture", ""))
     if architecture is None:
         raise CheckpointError(
             path,
-            f"expected an architecture among {sorted(ARCHITECTURES)}, found {metadata['architecture']!r}",
+            f"expected an architecture among {sorted(ARCHITECTURES)}, found {metadata.get('architecture')!r}",
             "register the architecture in sepo_env.denoisers.checkpoint.ARCHITECTURES",
         )
     try:
-        denoiser = architecture.build(json.loads(metadata["config"]))
-    except (KeyError, TypeError, ValueError) as error:
+        config = json.loads(metadata["config"])
+        with torch.device("meta"):  # sizes are compared before they take memory
+            expected = architecture.build(config).state_dict()
+        check_tensors(path, expected, tensors)
+        denoiser = architecture.build(config)
+    except CheckpointError:
+        raise
+    except BUILD_ERRORS as error:
         raise CheckpointError(
             path, f"its configuration does not build ({error})", "use the version that wrote the file"
         ) from error
-    check_tensors(path, denoiser.state_dict(), tensors)
     denoiser.load_state_dict(tensors)
+    check_finite(path, denoiser.state_dict())
     return denoiser.eval()

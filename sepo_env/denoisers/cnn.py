@@ -27,7 +27,8 @@ class ConvDenoiserConfig:
         kernel_size: the width of the residual convolutions, in positions; odd.
         dilations: one residual block for each entry.
         parameterisation: what the model returns.
-        time_conditioned: whether the time enters the network.
+        time_conditioned: whether the time enters the network: that of the process, whose schedule must be the one that
+            it was trained on.
     """
 
     num_tokens: int = 4

@@ -20,6 +20,8 @@ from sepo_env.errors import InvalidArgumentError, InvalidShapeError
 ROTARY_BASE = 10_000.0
 _TIME_FEATURES = 256
 _MLP_RATIO = 4
+_LARGEST, _DEEPEST = 1 << 24, 1 << 12
+"""Sizes beyond these belong to no model, and to no file; torch cannot even count the entries of their products."""
 _CHUNK_ENTRIES = 1 << 22
 """Logits that are normalised at a time where no gradient is kept."""
 
@@ -46,6 +48,10 @@ class DiTConfig:
         """Check the sizes."""
         if min(self.vocab_size, self.width, self.depth, self.heads, self.cond_width) < 1:
             raise InvalidArgumentError(f"the sizes of a DiT are positive, got {self}.")
+        if max(self.vocab_size, self.width, self.heads, self.cond_width) > _LARGEST or self.depth > _DEEPEST:
+            raise InvalidArgumentError(
+                f"the sizes of a DiT are at most {_LARGEST:,}, and its depth {_DEEPEST:,}, got {self}."
+            )
         if self.width % (2 * self.heads):
             raise InvalidArgumentError(
                 f"a width of {self.width} cannot be shared by {self.heads} heads in pairs of channels (rotary "
@@ -165,8 +171,8 @@ class DiT(nn.Module):
 
     def forward(self, tokens: Tensor, sigma: Tensor) -> Tensor:
         """Return the features ``(B, L, width)`` of which `logits` and `log_softmax` are linear maps."""
-        if tokens.ndim != 2:
-            raise InvalidShapeError("tokens", tokens.shape, "(B, L)")
+        if tokens.ndim != 2 or tokens.shape[1] == 0:
+            raise InvalidShapeError("tokens", tokens.shape, "(B, L) with L >= 1")
         hidden: Tensor = self.vocab_embed(tokens)
         condition = F.silu(self.sigma_map(sigma.to(hidden.dtype)))
         rotation = _rotation(tokens.shape[1], self.config.head_width, hidden)

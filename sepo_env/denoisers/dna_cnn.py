@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepo_env.denoisers.base import Denoiser
+from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import LogLinear, Schedule
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError
 
@@ -19,6 +20,7 @@ WIDTH = 9
 DILATIONS = (1, 1, 4, 16, 64)
 """Of the five convolutions of a stack."""
 _FOURIER_SCALE = 30.0
+_MOST_STACKS = 1_000
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,10 @@ class DNAConvConfig:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        if self.num_tokens < 2 or self.num_stacks < 1 or self.channels < 2 or self.channels % 2:
+        if self.num_tokens < 2 or not 1 <= self.num_stacks <= _MOST_STACKS or self.channels < 2 or self.channels % 2:
             raise InvalidArgumentError(
-                f"a DNAConvDenoiser needs num_tokens >= 2, num_stacks >= 1 and an even number of channels, got {self}."
+                f"a DNAConvDenoiser needs num_tokens >= 2, 1 <= num_stacks <= {_MOST_STACKS} and an even number of "
+                f"channels, got {self}."
             )
 
 
@@ -60,7 +63,7 @@ class _FourierFeatures(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class DNAConvDenoiser(Denoiser):
+class DNAConvDenoiser(Denoiser, ReadsNoise):
     r"""Residual dilated convolutions with a time embedding; the posterior leaves MASK out (SUBS, arXiv:2406.07524).
 
     .. math:: h \leftarrow h + \mathrm{relu}(\mathrm{conv}_d(\mathrm{norm}(h + W_i\, e(\sigma)))), \qquad
@@ -74,7 +77,7 @@ class DNAConvDenoiser(Denoiser):
         tokens ``(B, L)`` int64 in ``[0, V]``, time ``(B,)`` -> ``(B, L, V)`` float32.
 
     Raises:
-        InvalidShapeError: the tokens are not ``(B, L)``.
+        InvalidShapeError: the tokens are not ``(B, L)``, or L is 0.
 
     Example:
         >>> import torch
@@ -103,10 +106,15 @@ class DNAConvDenoiser(Denoiser):
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in dilations)
         self.final_conv = nn.Sequential(nn.Conv1d(channels, channels, 1), nn.ReLU(), nn.Conv1d(channels, vocab_size, 1))
 
+    @property
+    def own_schedule(self) -> Schedule | None:
+        """The schedule that it was trained on; None where the noise does not enter."""
+        return self.config.schedule if self.time_conditioned else None
+
     def forward(self, tokens: Tensor, time: Tensor) -> Tensor:
         """Return the ``(B, L, V)`` log-posteriors of ``tokens`` ``(B, L)`` at ``time`` ``(B,)``."""
-        if tokens.ndim != 2:
-            raise InvalidShapeError("tokens", tokens.shape, "(B, L)")
+        if tokens.ndim != 2 or tokens.shape[1] == 0:
+            raise InvalidShapeError("tokens", tokens.shape, "(B, L) with L >= 1")
         return self.logits(tokens, time)[..., : self.num_tokens].log_softmax(dim=-1)
 
     def logits(self, inputs: Tensor, time: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sepo_env.denoisers.base import Denoiser
-from sepo_env.diffusion.process import ReadsPrompt
+from sepo_env.diffusion.process import ReadsNoise, ReadsPrompt
+from sepo_env.diffusion.schedule import Schedule
 from sepo_env.errors import InvalidArgumentError
 
 # As good as -inf to a softmax, and its differences are numbers.
@@ -30,7 +31,7 @@ class ClassConditionalDenoiser(Denoiser):
         """Return ``(B, L, V)`` as `Denoiser.forward`, given classes int64 ``(B,)``; None: the null label, no class."""
 
 
-class ClassifierFreeGuidance(Denoiser, ReadsPrompt):
+class ClassifierFreeGuidance(Denoiser, ReadsPrompt, ReadsNoise):
     r"""Guidance of scale w, in the convention in which w = 0 is the conditional model.
 
     .. math::
@@ -99,6 +100,11 @@ class ClassifierFreeGuidance(Denoiser, ReadsPrompt):
     def hides_prompt(self) -> bool:
         """Whether MASK is put in the place of given tokens."""
         return self.label is None and self.scale > 0
+
+    @property
+    def own_schedule(self) -> Schedule | None:
+        """That of the guided network."""
+        return self.denoiser.own_schedule if isinstance(self.denoiser, ReadsNoise) else None
 
     def forward(self, tokens: Tensor, time: Tensor, prompt_mask: Tensor | None = None) -> Tensor:
         """Return ``(B, L, V)`` guided log-posteriors or log scores of ``tokens`` ``(B, L)`` at ``time`` ``(B,)``."""

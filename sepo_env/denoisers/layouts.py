@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,10 +15,15 @@ from torch import Tensor
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion.schedule import Geometric, LogLinear, Schedule
 from sepo_env.errors import CheckpointError, InvalidArgumentError
-from sepo_env.tensorfile import check_tensors
+from sepo_env.inert import Inert, shown
+from sepo_env.paths import is_folder
+from sepo_env.tensorfile import check_finite, check_tensors
 
 CONFIG_FILE = "config.json"
 OTHER_FILE = "give the file of that model, or load this one with its own loader"
+BUILD_ERRORS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What settings of the wrong types or sizes raise in a constructor; RuntimeError stands for RecursionError, too."""
+_DEEPEST = 32
 _Choice = TypeVar("_Choice")
 _Config = TypeVar("_Config")
 _Model = TypeVar("_Model", bound=Denoiser)
@@ -29,7 +35,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such folder, or no such file, or not a JSON object.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise CheckpointError(folder, "there is no such folder", "check the path")
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -37,7 +43,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(folder, f"expected a {CONFIG_FILE} in it, found {names}", "give the model's own folder")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(path, f"it is no JSON ({error})", "copy or download it again") from error
     if not isinstance(config, dict):
         raise CheckpointError(path, f"expected a JSON object, found {type(config).__name__}", "download it again")
@@ -54,15 +60,29 @@ def config_entry(source: str | os.PathLike[str], config: Mapping[str, Any], name
         kind: of what type the entry must be.
 
     Raises:
-        CheckpointError: no such entry, or one of another type.
+        CheckpointError: no such entry, or one of another type; for a float, also one that is not finite.
     """
     value: Any = config
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     # A bool is an int to Python, and an int is as good as a float.
     if isinstance(value, bool) is not (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
-        raise CheckpointError(source, f"expected {name} to be of type {kind.__name__}, found {value!r}", OTHER_FILE)
+        raise CheckpointError(
+            source, f"expected {name} to be of type {kind.__name__}, found {shown(value)}", OTHER_FILE
+        )
+    if kind is float:
+        value = _as_float(cast(float, value))
+        if not math.isfinite(value):
+            raise CheckpointError(source, f"expected a finite {name}, found {value}", OTHER_FILE)
     return value
+
+
+def _as_float(value: float) -> float:
+    """A number as a float; infinity where it is beyond all floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def config_choice(
@@ -75,7 +95,9 @@ def config_choice(
     """
     value = config_entry(source, config, name, str)
     if value not in choices:
-        raise CheckpointError(source, f"expected {name} to be among {sorted(choices)}, found {value!r}", OTHER_FILE)
+        raise CheckpointError(
+            source, f"expected {name} to be among {sorted(choices)}, found {shown(value)}", OTHER_FILE
+        )
     return choices[value]
 
 
@@ -89,7 +111,7 @@ def noise_schedule(source: str | os.PathLike[str], config: Mapping[str, Any]) ->
     if kind is LogLinear:
         return LogLinear()
     names = ("sigma_min", "sigma_max")
-    settings = {name: float(config_entry(source, config, f"noise.{name}", float)) for name in names}
+    settings = {name: config_entry(source, config, f"noise.{name}", float) for name in names}
     return build_config(source, Geometric, **settings)
 
 
@@ -114,22 +136,56 @@ def fill_model(
     copied, for the last bit of a product depends on where in memory its factors begin, and a file puts them anywhere.
 
     Raises:
-        CheckpointError: other tensors than those of the model.
+        CheckpointError: other tensors than those of the model, or such that are not finite in float32.
     """
-    with torch.device("meta"):
-        model = kind(config)
+    model = blank_model(path, kind, config)
     check_tensors(path, model.state_dict(), tensors, OTHER_FILE)
-    model.load_state_dict({key: _own_copy(value) for key, value in tensors.items()}, assign=True)
+    copies = {key: _own_copy(value) for key, value in tensors.items()}
+    check_finite(path, copies)
+    model.load_state_dict(copies, assign=True)
     return model.eval()
+
+
+def blank_model(path: str | os.PathLike[str], kind: Callable[[_Config], _Model], config: _Config) -> _Model:
+    """Return ``kind(config)`` with the names and shapes of its tensors alone, which take no memory.
+
+    Raises:
+        CheckpointError: there can be no such model.
+    """
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except BUILD_ERRORS as error:
+        raise CheckpointError(path, f"its settings do not build ({error})", OTHER_FILE) from error
 
 
 def _own_copy(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=torch.float32).copy_(tensor)
 
 
-def outline(found: Any) -> str:
-    """Say in a few words what was read."""
-    if not isinstance(found, Mapping):
-        return type(found).__name__
-    names = [f"{key}: {type(value).__name__}" for key, value in list(found.items())[:6]]
-    return f"{len(found)} entries ({', '.join(names)}{', ...' if len(found) > len(names) else ''})"
+def plain(value: Any) -> Any:
+    """Containers and values of an omegaconf object; interpolations stay the text that they are, never resolved.
+
+    What several containers share is converted once; what lies deeper than any configuration becomes None.
+    """
+    done: dict[int, Any] = {}
+
+    def convert(value: Any, depth: int) -> Any:
+        if id(value) in done:
+            return done[id(value)]
+        if depth > _DEEPEST:
+            return None
+        if isinstance(value, Inert):
+            state = value.state if isinstance(value.state, Mapping) else {}
+            return convert(state.get("_content", state.get("_val")), depth + 1)
+        if isinstance(value, Mapping):
+            mapping = done[id(value)] = {}
+            mapping.update({key: convert(entry, depth + 1) for key, entry in value.items()})
+            return mapping
+        if isinstance(value, list):
+            entries = done[id(value)] = []
+            entries.extend(convert(entry, depth + 1) for entry in value)
+            return entries
+        return value
+
+    return convert(value, 0)

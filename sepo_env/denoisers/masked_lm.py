@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.denoisers.masked_lm_codec import MaskedLMCodec
 from sepo_env.errors import InvalidArgumentError, InvalidTokensError
-from sepo_env.hugging_face import load_folder, read_config, save_folder
+from sepo_env.hugging_face import is_masked_lm_type, load_folder, read_config, save_folder
 
 
 class MaskedLMDenoiser(Denoiser):
@@ -40,6 +40,9 @@ class MaskedLMDenoiser(Denoiser):
         allow: special tokens that are content all the same.
         forbid: further tokens that are none.
         framed: whether the frame is added.
+        shifted: whether the logits at a position predict the token at the next one, as in a model that began as an
+            autoregressive one; None: where the model is a Dream (arXiv 2508.15487). What stands in front is read at its
+            own position, as the published samplers do; that model expects a given token there, its BOS.
 
     Shapes:
         tokens ``(B, L)`` int64 in 0 .. V, time ``(B,)`` -> ``(B, L, V)`` float32.
@@ -61,12 +64,15 @@ class MaskedLMDenoiser(Denoiser):
         allow: Sequence[str] = (),
         forbid: Sequence[str] = (),
         framed: bool = True,
+        shifted: bool | None = None,
     ) -> None:
         super().__init__()
         self.model = model.eval()
+        self._is_dream = str(getattr(getattr(model, "config", None), "model_type", "")).lower() == "dream"
+        self.shifted = self._is_dream if shifted is None else shifted
         if mask_token_id is None and tokenizer.mask_token_id is None:
             mask_token_id = getattr(getattr(model, "config", None), "mask_token_id", None)
-        num_ids = _count_ids(model)
+        num_ids = self._count_ids()
         self.codec = MaskedLMCodec(tokenizer, num_ids, mask_id=mask_token_id, allow=allow, forbid=forbid)
         self.num_tokens = self.codec.num_tokens
         self.length = None
@@ -105,12 +111,38 @@ class MaskedLMDenoiser(Denoiser):
         self.model.eval()
         return self
 
+    def _count_ids(self) -> int:
+        """The ids that a model scores: one forward pass on one id tells what configurations spell in many ways."""
+        # Not that of padding, which alone makes no text.
+        one = int(getattr(getattr(self.model, "config", None), "pad_token_id", None) == 0)
+        ids = torch.full((1, 1), one, device=next(self.model.parameters()).device)
+        try:
+            with torch.no_grad():
+                return int(self._run(ids, torch.ones_like(ids)).shape[-1])
+        except Exception as error:  # whatever a model lacks, it says so in its own way
+            raise InvalidArgumentError(
+                f"{type(self.model).__name__} gives no logits for token ids and an attention mask alone "
+                f"({type(error).__name__}: {error}); give a masked language model that does."
+            ) from error
+
+    def _run(self, ids: Tensor, attended: Tensor) -> Tensor:
+        """The model's logits, ``(B, n, ids)``, each at the position that it is about."""
+        # A Dream hands its mask to the attention as it is.
+        attention = attended.bool()[:, None, None] if self._is_dream else attended
+        logits: Tensor = self.model(input_ids=ids, attention_mask=attention).logits
+        return torch.cat([logits[:, :1], logits[:, :-1]], dim=1) if self.shifted else logits
+
     def _logits(self, tokens: Tensor) -> Tensor:
         batch = len(tokens)
         ids = torch.cat([self._prefix.expand(batch, -1), self._ids[tokens], self._suffix.expand(batch, -1)], dim=1)
         attended = torch.ones_like(ids) if self._pad_id is None else (ids != self._pad_id).long()
-        logits: Tensor = self.model(input_ids=ids, attention_mask=attended).logits
-        return logits[:, self._frame[0] : ids.shape[1] - self._frame[1]]
+        try:
+            return self._run(ids, attended)[:, self._frame[0] : ids.shape[1] - self._frame[1]]
+        except IndexError as error:  # a table of positions that `_max_positions` does not know
+            raise InvalidTokensError(
+                f"{type(self.model).__name__} does not read {ids.shape[1]} tokens, frame included ({error}); give "
+                "shorter sequences."
+            ) from error
 
     def forward(self, tokens: Tensor, time: Tensor) -> Tensor:
         """Return ``(B, L, V)`` log-posteriors of ``tokens`` ``(B, L)``; ``time`` is not read.
@@ -138,16 +170,18 @@ class MaskedLMDenoiser(Denoiser):
 def is_masked_lm_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a folder's config.json says that it holds a masked language model of Transformers.
 
-    MDLM's folders say so as well and have a loader of their own.
+    MDLM's folders say so as well and have a loader of their own. BERT's pretraining, BART and XLM say it by the type of
+    the model alone, which Transformers knows if it is installed.
     """
     config = read_config(path)
     if config is None or config.get("model_type") == "mdlm":
         return False
     remote = config.get("auto_map")
-    names = [*(config.get("architectures") or []), *(remote if isinstance(remote, dict) else ())]
+    architectures = config.get("architectures")
+    names = [*(architectures if isinstance(architectures, list) else ()), *(remote if isinstance(remote, dict) else ())]
     # LLaDA's kind has another class name, but says what it masks with and brings its own code.
     masks = isinstance(remote, dict) and isinstance(config.get("mask_token_id"), int)
-    return masks or any(str(name).endswith("ForMaskedLM") for name in names)
+    return masks or any(str(name).endswith("ForMaskedLM") for name in names) or is_masked_lm_type(config)
 
 
 def load_masked_lm(
@@ -159,17 +193,20 @@ def load_masked_lm(
     allow: Sequence[str] = (),
     forbid: Sequence[str] = (),
     framed: bool = True,
+    shifted: bool | None = None,
 ) -> MaskedLMDenoiser:
     """Read a masked language model (BERT, ModernBERT, RoBERTa, ESM-2, nucleotide models ...) with its tokenizer.
 
     Args:
-        path: a folder that ``save_pretrained`` wrote, or that was downloaded from the hub.
+        path: a folder that ``save_pretrained`` wrote, or that was downloaded from the hub; or a hub id
+            ``"hub:owner/name"``.
         trust_remote_code: run Python code that the folder brings along (LLaDA's kind); it can do whatever you can.
         dtype: of the weights; log-probabilities are float32 in any case.
         mask_token_id: as for `MaskedLMDenoiser`, like the arguments that follow.
         allow: special tokens that are content all the same.
         forbid: further tokens that are none.
         framed: whether the tokenizer's frame is added inside.
+        shifted: whether the logits at a position predict the next one; None: where the model is a Dream.
 
     Raises:
         CheckpointError: no such folder, one that needs code of its own, or one that holds another kind of model.
@@ -177,23 +214,23 @@ def load_masked_lm(
     """
     model, tokenizer = load_folder(path, "AutoModelForMaskedLM", trust_remote_code=trust_remote_code, dtype=dtype)
     return MaskedLMDenoiser(
-        model, tokenizer, mask_token_id=mask_token_id, allow=allow, forbid=forbid, framed=framed
+        model, tokenizer, mask_token_id=mask_token_id, allow=allow, forbid=forbid, framed=framed, shifted=shifted
     ).eval()
 
 
-def _count_ids(model: nn.Module) -> int:
-    """The ids that a model scores: one forward pass on one id tells what configurations spell in many ways."""
-    device = next(model.parameters()).device
-    one = torch.zeros(1, 1, dtype=torch.int64, device=device)
-    with torch.no_grad():
-        return int(model(input_ids=one, attention_mask=torch.ones_like(one)).logits.shape[-1])
+_TABLES = ("position_embeddings", "embed_positions", "wpe")
 
 
 def _max_positions(model: nn.Module) -> int | None:
     """Rows of the model's table of positions that a sequence can use; None where positions are computed."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings":
-            # RoBERTa's kind counts positions from the one after that of padding.
-            offset = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - offset
+        table = getattr(module, "weight", None)
+        if name.rpartition(".")[2] not in _TABLES or not isinstance(table, Tensor) or table.ndim != 2:
+            continue
+        # RoBERTa's kind counts positions from the one after that of padding.
+        padding = getattr(module, "padding_idx", None)
+        rows = len(table) - (0 if padding is None else padding + 1)
+        # Others leave rows of the table alone, and have fewer positions than rows.
+        limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        return min(rows, limit) if isinstance(limit, int) and limit > 0 else rows
     return None

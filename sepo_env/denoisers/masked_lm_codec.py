@@ -11,6 +11,9 @@ from torch import Tensor
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, UnknownNameError
 from sepo_env.hugging_face import encode_texts
 
+_NO_RESIDUES = ("<null_1>", ".", "-", "|")
+"""What ESM's alphabet holds besides letters: padding of the alphabet, gaps of alignments, breaks of a chain."""
+
 
 class MaskedLMCodec:
     r"""Text to tokens and back through a tokenizer of Hugging Face Transformers, with MASK as the last id.
@@ -22,7 +25,9 @@ class MaskedLMCodec:
 
     Special tokens (CLS, SEP, PAD, UNK, BOS, EOS and added ones) and ids that no token has (padding of the embedding
     matrix) are visible tokens: a prompt may hold them. They are no content: a denoiser gives them no probability
-    (`content`), and `decode` leaves them out.
+    (`content`), and `decode` leaves them out. Of ESM's alphabet the gaps ``.`` and ``-`` and the likes of ``<null_1>``
+    are no content either. Its letters all are: the ambiguity codes X, B and Z and the rare residues U and O, too, since
+    the model learned them from real sequences; ``forbid=["X", "B", "Z", "U", "O"]`` leaves the twenty.
 
     Args:
         tokenizer: the model's.
@@ -30,8 +35,8 @@ class MaskedLMCodec:
         mask_id: the model's id of MASK; None is the tokenizer's.
         allow: special tokens that are content all the same, such as the end of text in a model that fills up with it.
         forbid: further tokens that are none, such as ``"X"`` or ``"[unused0]"``.
-        joined: whether a sequence is written without spaces between its tokens; None: where the tokenizer is ESM's,
-            whose own decoding puts them between letters.
+        joined: whether a sequence is written without spaces between its tokens and has no gaps; None: where the
+            tokenizer is ESM's, whose own decoding puts spaces between letters.
 
     Attributes:
         num_tokens: V.
@@ -41,7 +46,8 @@ class MaskedLMCodec:
         suffix: those behind (SEP, EOS).
 
     Raises:
-        InvalidArgumentError: no mask, a mask that the tokenizer or the model does not have, or no content.
+        InvalidArgumentError: no mask, a mask that the tokenizer or the model does not have, tokens that the model does
+            not score, or no content.
         UnknownNameError: ``allow`` or ``forbid`` names a token that the tokenizer does not have.
     """
 
@@ -57,22 +63,31 @@ class MaskedLMCodec:
     ) -> None:
         self.tokenizer = tokenizer
         self.mask_id = _find_mask(tokenizer, num_ids, mask_id)
+        self.joined = "esm" in type(tokenizer).__name__.lower() if joined is None else joined
         self.num_tokens = num_ids - 1
         self._pieces = _pieces(tokenizer, num_ids)
         named = {piece: index for index, piece in enumerate(self._pieces) if piece}
         for piece in (*allow, *forbid):
             if piece not in named:
                 raise UnknownNameError("token", piece, named)
-        specials = {index for index in tokenizer.all_special_ids if index < num_ids}
-        closed = (specials | {named[piece] for piece in forbid}) - {named[piece] for piece in allow}
+        specials = set(tokenizer.all_special_ids)
+        gaps = {named[piece] for piece in _NO_RESIDUES if self.joined and piece in named}
+        closed = (specials | gaps | {named[piece] for piece in forbid}) - {named[piece] for piece in allow}
         self.closed = closed | {index for index, piece in enumerate(self._pieces) if not piece}
         is_content = torch.tensor([index not in self.closed for index in range(num_ids)])
         self.content = self.without_mask(is_content)
         if not bool(self.content.any()):
             raise InvalidArgumentError("every token of the tokenizer is a special one; allow those that are content.")
         self._dropped = specials - {self.mask_id}
-        self.joined = "esm" in type(tokenizer).__name__.lower() if joined is None else joined
         self.prefix, self.suffix = self._find_frame()
+
+    @property
+    def end_token(self) -> int | None:
+        """The tokenizer's end of text, where the denoiser may write it (``allow``)."""
+        end = self.tokenizer.eos_token_id
+        if end is None or end in self.closed or end == self.mask_id:
+            return None
+        return self._from_model([end])[0]
 
     def without_mask(self, values: Tensor) -> Tensor:
         """Values of the model's ids ``(..., n)`` -> values of the visible tokens ``(..., V)``."""
@@ -149,8 +164,14 @@ def _find_mask(tokenizer: Any, num_ids: int, mask_id: int | None) -> int:
 
 def _pieces(tokenizer: Any, num_ids: int) -> list[str]:
     """The token of each id of the model, "" where there is none."""
+    vocabulary = tokenizer.get_vocab()
+    beyond = sorted((index, piece) for piece, index in vocabulary.items() if index >= num_ids)
+    if beyond:
+        raise InvalidArgumentError(
+            f"the tokenizer has tokens that the model does not score: {beyond[0][1]!r} has the id {beyond[0][0]}, and "
+            f"the model has the ids 0 to {num_ids - 1}; give the tokenizer that the model was trained with."
+        )
     pieces = [""] * num_ids
-    for piece, index in tokenizer.get_vocab().items():
-        if index < num_ids:
-            pieces[index] = piece
+    for piece, index in vocabulary.items():
+        pieces[index] = piece
     return pieces

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.denoisers.dit import DiT, DiTConfig
+from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import LogLinear, Schedule
 
 
@@ -43,7 +44,7 @@ class MDLMConfig:
         return DiTConfig(self.num_tokens + 1, self.width, self.depth, self.heads, self.cond_width)
 
 
-class MDLMDenoiser(Denoiser):
+class MDLMDenoiser(Denoiser, ReadsNoise):
     r"""A diffusion transformer whose logits, without that of MASK, are the x0-posterior (SUBS, arXiv:2406.07524).
 
     .. math:: \log p_\theta(x_0^i = v | x_t) = \mathrm{logits}_{i,v} - \log \sum_{u \ne MASK} e^{\mathrm{logits}_{i,u}}
@@ -54,7 +55,7 @@ class MDLMDenoiser(Denoiser):
         tokens ``(B, L)`` int64 in ``[0, V]``, time ``(B,)`` -> ``(B, L, V)`` float32.
 
     Raises:
-        InvalidShapeError: the tokens are not ``(B, L)``.
+        InvalidShapeError: the tokens are not ``(B, L)``, or L is 0.
 
     Example:
         >>> import torch
@@ -71,6 +72,11 @@ class MDLMDenoiser(Denoiser):
         self.parameterisation = "posterior"
         self.time_conditioned = config.time_conditioned
         self.backbone = DiT(config.backbone)
+
+    @property
+    def own_schedule(self) -> Schedule | None:
+        """The schedule that it was trained on; None where the noise does not enter."""
+        return self.config.schedule if self.time_conditioned else None
 
     def forward(self, tokens: Tensor, time: Tensor) -> Tensor:
         """Return the ``(B, L, V)`` log-posteriors of ``tokens`` ``(B, L)`` at ``time`` ``(B,)``."""

@@ -19,34 +19,36 @@ from sepo_env.denoisers.dna_cnn import DILATIONS, DNAConvConfig, DNAConvDenoiser
 from sepo_env.denoisers.layouts import (
     CONFIG_FILE,
     OTHER_FILE,
+    blank_model,
     build_config,
     config_choice,
     config_entry,
     fill_model,
     noise_schedule,
-    outline,
+    plain,
     read_config,
 )
 from sepo_env.denoisers.mdlm import MDLMConfig, MDLMDenoiser
 from sepo_env.denoisers.sedd import SEDDConfig, SEDDDenoiser
+from sepo_env.denoisers.weight_files import named_tensors, read_weights
 from sepo_env.errors import CheckpointError, UnknownNameError
-from sepo_env.foreign import Inert, read_foreign
-from sepo_env.hub import local_path
-from sepo_env.tensorfile import check_tensors, read_tensors
+from sepo_env.foreign import read_foreign
+from sepo_env.hub import local_path, lone_file
+from sepo_env.inert import outline, shown
+from sepo_env.tensorfile import check_tensors, is_weight
 
 Weights = Literal["raw", "ema"]
 
-WEIGHTS_FILE = "model.safetensors"
 _BACKBONE = "backbone."
 _ROTARY = "backbone.rotary_emb.inv_freq"
-_NEVER_TRAINED = "time_embedder.0.W"
 
 
 def load_drakes(path: str | os.PathLike[str], *, weights: Weights = "raw") -> DNAConvDenoiser:
     """Read the published DNA model (arXiv:2410.13643, arXiv:2502.01384), on the CPU and in evaluation mode.
 
     Args:
-        path: a Lightning checkpoint (``pretrained.ckpt``), or the fine-tuned tensors alone (``finetuned*.ckpt``).
+        path: a Lightning checkpoint (``pretrained.ckpt``), or the fine-tuned tensors alone (``finetuned*.ckpt``); or a
+            folder or hub id ``"hub:owner/name"`` that holds one of them alone.
         weights: ``"raw"``, from which the published fine-tuning starts, or ``"ema"``, their running average, which
             only a Lightning checkpoint holds.
 
@@ -55,13 +57,13 @@ def load_drakes(path: str | os.PathLike[str], *, weights: Weights = "raw") -> DN
             expected and what was found.
         UnknownNameError: no weights of that name.
     """
-    if weights not in get_args(Weights):
-        raise UnknownNameError("weights", weights, get_args(Weights))
+    check_weights(weights)
+    path = lone_file(local_path(path))
     checkpoint = read_foreign(path)
     lightning = "state_dict" in checkpoint
     found = checkpoint["state_dict"] if lightning else checkpoint
     settings = _drakes_settings(path, checkpoint) if lightning else {}
-    tensors = _named_tensors(path, found)
+    tensors = _without_prefix(path, found)
     stem, head = tensors.get("linear.weight"), tensors.get("final_conv.2.weight")
     num_convs = sum(name.startswith("convs.") and name.endswith(".weight") for name in tensors)
     if stem is None or head is None or stem.ndim != 3 or num_convs == 0 or num_convs % len(DILATIONS):
@@ -71,8 +73,6 @@ def load_drakes(path: str | os.PathLike[str], *, weights: Weights = "raw") -> DN
             f"layers backbone.convs.*, backbone.final_conv.2.weight), found {outline(found)}",
             OTHER_FILE,
         )
-    if weights == "ema":
-        tensors = _averaged(path, checkpoint, tensors)
     config = build_config(
         path,
         DNAConvConfig,
@@ -81,7 +81,21 @@ def load_drakes(path: str | os.PathLike[str], *, weights: Weights = "raw") -> DN
         num_stacks=num_convs // len(DILATIONS),
         **settings,
     )
+    if weights == "ema":
+        blank = blank_model(path, DNAConvDenoiser, config)
+        check_tensors(path, blank.state_dict(), tensors, OTHER_FILE)
+        tensors |= _averages(path, checkpoint, blank)
     return fill_model(path, DNAConvDenoiser, config, tensors)
+
+
+def check_weights(weights: str) -> None:
+    """Refuse weights of another name.
+
+    Raises:
+        UnknownNameError: no weights of that name.
+    """
+    if weights not in get_args(Weights):
+        raise UnknownNameError("weights", weights, get_args(Weights))
 
 
 def load_mdlm(path: str | os.PathLike[str]) -> MDLMDenoiser:
@@ -90,7 +104,7 @@ def load_mdlm(path: str | os.PathLike[str]) -> MDLMDenoiser:
     MASK is the last of its ids, which the published model appends to those of the GPT-2 tokenizer.
 
     Args:
-        path: a folder with config.json and model.safetensors, or a hub id ``"hub:owner/name"``.
+        path: a folder with config.json and weights (`read_weights`), or a hub id ``"hub:owner/name"``.
 
     Raises:
         CheckpointError: not such a folder, another architecture, missing or extra tensors.
@@ -110,18 +124,19 @@ def load_mdlm(path: str | os.PathLike[str]) -> MDLMDenoiser:
         cond_width=config_entry(source, config, "cond_dim", int),
         time_conditioned=config_entry(source, config, "time_conditioning", bool),
     )
-    weights = folder / WEIGHTS_FILE
-    return fill_model(weights, MDLMDenoiser, built, _read_dit(weights, built.backbone.head_width))
+    file, tensors = _read_dit(folder, built.backbone.head_width)
+    return fill_model(file, MDLMDenoiser, built, tensors)
 
 
 def load_sedd(path: str | os.PathLike[str]) -> SEDDDenoiser:
     """Read a SEDD language model (arXiv:2310.16834) in the layout of ``louaaron/sedd-small`` and ``-medium``.
 
     Args:
-        path: a folder with config.json and model.safetensors, or a hub id ``"hub:owner/name"``.
+        path: a folder with config.json and weights (`read_weights`), or a hub id ``"hub:owner/name"``.
 
     Raises:
-        CheckpointError: not such a folder, another architecture, missing or extra tensors.
+        CheckpointError: not such a folder, another architecture, missing or extra tensors; also one whose scores of
+            the uniform graph are scaled by the noise, which the published network refuses to be, too.
     """
     folder = local_path(path)
     config = read_config(folder)
@@ -133,6 +148,12 @@ def load_sedd(path: str | os.PathLike[str]) -> SEDDDenoiser:
         )
     source = folder / CONFIG_FILE
     graph = config_choice(source, config, "graph.type", {"absorb": "absorbing", "uniform": "uniform"})
+    config_choice(source, {"model": {"type": "ddit", **config["model"]}}, "model.type", {"ddit": SEDDDenoiser})
+    scaled = config_entry(source, config, "model.scale_by_sigma", bool)
+    if scaled and graph == "uniform":
+        raise CheckpointError(
+            source, "expected scale_by_sigma with graph.type 'absorb' only, found 'uniform'", OTHER_FILE
+        )
     built = build_config(
         source,
         SEDDConfig,
@@ -142,14 +163,14 @@ def load_sedd(path: str | os.PathLike[str]) -> SEDDDenoiser:
         depth=config_entry(source, config, "model.n_blocks", int),
         heads=config_entry(source, config, "model.n_heads", int),
         cond_width=config_entry(source, config, "model.cond_dim", int),
-        scale_by_sigma=config_entry(source, config, "model.scale_by_sigma", bool),
+        scale_by_sigma=scaled,
         schedule=noise_schedule(source, config),
     )
-    weights = folder / WEIGHTS_FILE
-    return fill_model(weights, SEDDDenoiser, built, _read_dit(weights, built.backbone.head_width, _BACKBONE))
+    file, tensors = _read_dit(folder, built.backbone.head_width, _BACKBONE)
+    return fill_model(file, SEDDDenoiser, built, tensors)
 
 
-def load_folder(folder: Path) -> Denoiser:
+def load_folder(folder: Path, *, trust_remote_code: bool = False) -> Denoiser:
     """Read a denoiser from a folder that says in its config.json what it is: MDLM, SEDD or a masked language model.
 
     Raises:
@@ -163,11 +184,12 @@ def load_folder(folder: Path) -> Denoiser:
     from sepo_env.denoisers.masked_lm import is_masked_lm_folder, load_masked_lm
 
     if is_masked_lm_folder(folder):
-        return load_masked_lm(folder)
+        return load_masked_lm(folder, trust_remote_code=trust_remote_code)
     raise CheckpointError(
         folder,
         f"expected an MDLM, a SEDD or a masked language model of Transformers, found {_kind(config)}",
-        "give the folder of such a model, or build the denoiser and give the object",
+        "give the folder of such a model, call load_masked_lm for a masked language model that does not say so, or "
+        "build the denoiser and give the object",
     )
 
 
@@ -182,68 +204,64 @@ def _is_sedd(config: Mapping[str, Any]) -> bool:
 
 def _kind(config: Mapping[str, Any]) -> str:
     kind = config.get("model_type") or config.get("architectures")
-    return repr(kind) if kind else f"a config.json with the entries {sorted(config)[:8]}"
+    return shown(kind) if kind else f"a config.json with the entries {sorted(config)[:8]}"
 
 
 def _drakes_settings(path: str | os.PathLike[str], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """What the configuration of a Lightning checkpoint says about the network; without one, the published settings."""
     parameters = checkpoint.get("hyper_parameters")
-    config = _plain(parameters.get("config")) if isinstance(parameters, Mapping) else None
+    config = plain(parameters.get("config")) if isinstance(parameters, Mapping) else None
     if not isinstance(config, dict):
         return {}
     for name, wanted in (("diffusion", "absorbing_state"), ("parameterization", "subs"), ("backbone", "cnn")):
-        if config.get(name, wanted) != wanted:
-            raise CheckpointError(path, f"expected {name} {wanted!r}, found {config[name]!r}", OTHER_FILE)
+        if not (isinstance(found := config.get(name, wanted), str) and found == wanted):
+            raise CheckpointError(path, f"expected {name} {wanted!r}, found {shown(found)}", OTHER_FILE)
     if not config_entry(path, {"time_conditioning": False, **config}, "time_conditioning", bool):
         return {}
     return {"time_conditioned": True, "schedule": noise_schedule(path, config)}
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """Containers and values of an omegaconf object; interpolations stay the text that they are, never resolved."""
-    if depth > 32:
-        return None
-    if isinstance(value, Inert):
-        state = value.state if isinstance(value.state, Mapping) else {}
-        return _plain(state.get("_content", state.get("_val")), depth + 1)
-    if isinstance(value, Mapping):
-        return {key: _plain(entry, depth + 1) for key, entry in value.items()}
-    return [_plain(entry, depth + 1) for entry in value] if isinstance(value, list) else value
-
-
-def _named_tensors(path: str | os.PathLike[str], found: Any) -> dict[str, Tensor]:
+def _without_prefix(path: str | os.PathLike[str], found: Any) -> dict[str, Tensor]:
     """The tensors of a state dict by their names within the backbone."""
-    if not isinstance(found, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()
-    ):
-        raise CheckpointError(path, f"expected tensors by name, found {outline(found)}", OTHER_FILE)
-    return {key.removeprefix(_BACKBONE): value.float() for key, value in found.items()}
+    tensors = named_tensors(Path(path), found)
+    names = {key: key.removeprefix(_BACKBONE) for key in tensors}
+    both = [key for key in tensors if key.startswith(_BACKBONE) and names[key] in tensors]
+    if both:
+        raise CheckpointError(
+            path, f"two tensors for one place: {shown(both[0])} and {shown(names[both[0]])}", OTHER_FILE
+        )
+    return {names[key]: value for key, value in tensors.items()}
 
 
-def _averaged(
-    path: str | os.PathLike[str], checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The tensors with their running averages, a list without names in the order of the trained parameters."""
+def _averages(path: str | os.PathLike[str], checkpoint: Mapping[str, Any], model: DNAConvDenoiser) -> dict[str, Tensor]:
+    """The running averages by name; the file has a list without names, in the order of the network's parameters."""
     ema = checkpoint.get("ema")
     averages = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     if not isinstance(averages, list):
         raise CheckpointError(path, f"expected averages (ema), found {outline(checkpoint)}", "give weights='raw'")
-    names = [name for name in tensors if name != _NEVER_TRAINED]
-    if len(averages) != len(names) or not all(isinstance(average, Tensor) for average in averages):
+    # The random frequencies of the time embedding are never trained, and a buffer of ours.
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    if len(averages) != len(trained) or not all(isinstance(average, Tensor) for average in averages):
         raise CheckpointError(
-            path, f"expected {len(names)} averages, one a trained tensor, found {len(averages)}", "give weights='raw'"
+            path, f"expected {len(trained)} averages, one a trained tensor, found {len(averages)}", "give weights='raw'"
         )
-    named = dict(zip(names, averages, strict=True))
-    check_tensors(path, {name: tensors[name] for name in names}, named, "give weights='raw'")
-    return {**tensors, **{name: average.float() for name, average in named.items()}}
+    named: dict[str, Tensor] = dict(zip(trained, averages, strict=True))
+    check_tensors(path, trained, named, "give weights='raw'")
+    return named
 
 
-def _read_dit(path: Path, channels: int, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of a DiT under a prefix, less its table of rotary frequencies, which ours are computed from."""
-    tensors = {prefix + key: value for key, value in read_tensors(path)[0].items()}
+def _read_dit(folder: Path, channels: int, prefix: str = "") -> tuple[Path, dict[str, Tensor]]:
+    """The tensors of a DiT under a prefix and their file, less the table of rotary frequencies: ours are computed."""
+    path, found = read_weights(folder)
+    tensors = {prefix + key: value for key, value in found.items()}
     table, expected = tensors.pop(_ROTARY, None), rotary_frequencies(channels)
-    if table is not None and not (table.shape == expected.shape and torch.allclose(table.float(), expected)):
+    # A model that was cast as a whole has a rounded table; it is computed in float32 all the same.
+    if table is not None and not (
+        table.shape == expected.shape
+        and is_weight(table.dtype)
+        and torch.allclose(table.float(), expected.to(table.dtype).float())
+    ):
         raise CheckpointError(
             path, f"expected rotary frequencies to the base 10,000 for {channels} channels, found {table}", OTHER_FILE
         )
-    return tensors
+    return path, tensors

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.denoisers.dit import DiT, DiTConfig
+from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import LogLinear, Schedule
 from sepo_env.errors import InvalidArgumentError
 
@@ -60,7 +61,7 @@ class SEDDConfig:
         return DiTConfig(self.vocab_size, self.width, self.depth, self.heads, self.cond_width)
 
 
-class SEDDDenoiser(Denoiser):
+class SEDDDenoiser(Denoiser, ReadsNoise):
     r"""A diffusion transformer trained on score entropy (arXiv:2310.16834).
 
     .. math:: \log s_\theta(x_t, t)_{i,v} = \mathrm{out}_{i,v} - \log(e^\sigma - 1) - \log(W - 1), \qquad
@@ -74,7 +75,7 @@ class SEDDDenoiser(Denoiser):
         tokens ``(B, L)`` int64 in ``[0, W)``, time ``(B,)`` -> ``(B, L, V)`` float32.
 
     Raises:
-        InvalidShapeError: the tokens are not ``(B, L)``.
+        InvalidShapeError: the tokens are not ``(B, L)``, or L is 0.
 
     Example:
         >>> model = SEDDDenoiser(SEDDConfig(6, "uniform", width=8, depth=1, heads=2, cond_width=4))
@@ -90,6 +91,11 @@ class SEDDDenoiser(Denoiser):
         self.parameterisation = "score"
         self.time_conditioned = True
         self.backbone = DiT(config.backbone)
+
+    @property
+    def own_schedule(self) -> Schedule:
+        """The schedule that it was trained on."""
+        return self.config.schedule
 
     def forward(self, tokens: Tensor, time: Tensor) -> Tensor:
         """Return the ``(B, L, V)`` log scores of ``tokens`` ``(B, L)`` at ``time`` ``(B,)``."""

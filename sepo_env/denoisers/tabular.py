@@ -1,11 +1,15 @@
 """A denoiser with one row of logits a state: any law can be written into it, on spaces small enough to list."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepo_env.denoisers.base import Denoiser, Parameterisation
 from sepo_env.errors import InvalidArgumentError, InvalidTokensError
+
+_LARGEST_LOG2 = 40
 
 
 class TabularDenoiser(Denoiser):
@@ -49,6 +53,10 @@ class TabularDenoiser(Denoiser):
             raise InvalidArgumentError(
                 f"vocab_size is {vocab_size}, but a model of {num_tokens} visible tokens reads either {num_tokens} "
                 f"ids (uniform noise) or {num_tokens + 1} (with a MASK); give one of these."
+            )
+        if length * math.log2(max(vocab_size, 1)) > _LARGEST_LOG2:
+            raise InvalidArgumentError(
+                f"a table of {vocab_size} ** {length} states fits into no memory; give a smaller world, or a network."
             )
         self.num_tokens = num_tokens
         self.length: int = length

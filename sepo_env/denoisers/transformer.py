@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from sepo_env.denoisers.base import Denoiser, Parameterisation
 from sepo_env.errors import InvalidArgumentError
 
+_DEEPEST = 1 << 12
+
 
 @dataclass(frozen=True)
 class TransformerDenoiserConfig:
@@ -39,6 +41,8 @@ class TransformerDenoiserConfig:
                 f"vocab_size is {self.vocab_size}, but a model of {self.num_tokens} visible tokens reads either "
                 f"{self.num_tokens} ids (uniform noise) or {self.num_tokens + 1} (with a MASK); give one of these."
             )
+        if self.depth > _DEEPEST:
+            raise InvalidArgumentError(f"a depth of {self.depth} is no transformer's; give at most {_DEEPEST:,}.")
         if self.depth < 1 or self.heads < 1 or self.width % (2 * self.heads):
             raise InvalidArgumentError(
                 f"a width of {self.width} cannot be shared by {self.heads} heads in pairs of channels (rotary "

@@ -22,6 +22,7 @@ from sepo_env.errors import InvalidArgumentError, UnknownNameError
 
 Parameterisation = Literal["posterior", "score"]
 Kernel = Literal["ancestral", "tau-leaping", "analytic"]
+_SAME_NOISE = 1e-6
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 
@@ -45,6 +46,15 @@ class ReadsPrompt(ABC):
     @abstractmethod
     def hides_prompt(self) -> bool:
         """Whether it puts MASK in the place of given tokens, which only an absorbing graph has."""
+
+
+class ReadsNoise(ABC):
+    """Marks a denoiser that reads how much noise there is, and computes it from the time by a schedule of its own."""
+
+    @property
+    @abstractmethod
+    def own_schedule(self) -> Schedule | None:
+        """The schedule that turns its time into noise; None where it reads none."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,10 @@ class DiffusionProcess:
         return (alpha_s - alpha_t) / (1.0 - alpha_t)
 
     def evaluate(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, prompt_mask: Tensor | None = None) -> Tensor:
-        """A network's output, ``(B, L, V)``; one that `ReadsPrompt` is told which positions were given.
+        r"""A network's output, ``(B, L, V)``; one that `ReadsPrompt` is told which positions were given.
+
+        One that `ReadsNoise` was trained on a schedule of its own, and is given the time :math:`t'` at which that one
+        has the noise of this process, :math:`\sigma_{own}(t') = \sigma(t)`, or the nearest it has.
 
         Args:
             denoiser: the network.
@@ -106,6 +119,22 @@ class DiffusionProcess:
         Raises:
             InvalidArgumentError: the network would hide the prompt behind MASK, and the graph has none.
         """
+        own = denoiser.own_schedule if isinstance(denoiser, ReadsNoise) else None
+        if own is None or own == self.schedule:
+            return self._call(denoiser, tokens, t, prompt_mask)
+        # In float64: where almost all is noise, float32 cannot tell one time from another.
+        sigma = self.sigma(t.double())
+        time = own.inverse_sigma(sigma).clamp(0.0, 1.0)
+        output = self._call(denoiser, tokens, time, prompt_mask)
+        if denoiser.parameterisation == "posterior" or not isinstance(self.graph, Absorbing):
+            return output
+        # Noise stronger than any of its own changes the scores of a mask by a factor that is known.
+        latest = own.sigma(time)
+        factor = torch.logit(torch.exp(-sigma)) - torch.logit(torch.exp(-latest))
+        factor = torch.where(sigma > latest + _SAME_NOISE, factor, 0.0)
+        return output + factor.to(output.dtype)[:, None, None]
+
+    def _call(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, prompt_mask: Tensor | None) -> Tensor:
         if prompt_mask is None or not isinstance(denoiser, ReadsPrompt):
             return denoiser(tokens, t)
         if denoiser.hides_prompt and self.graph.mask_token is None:

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from sepo_env.device import find_device
 from sepo_env.diffusion import Absorbing, DiffusionProcess, StepLaw
 from sepo_env.diffusion.kernel import held_rates
 from sepo_env.diffusion.random import uniforms
@@ -75,7 +76,7 @@ class Dynamics:
         sampler: ``"k-step"`` or ``"first-hitting"``.
         remask: whether an absorbing chain takes rates ``(B, L, V + 1)``, the last column back to MASK.
         alphabet: what each token is written as in the messages of errors; None writes the ids.
-        device: where the tables live.
+        device: where the tables live; ``"auto"`` is a GPU where there is one.
 
     Raises:
         InvalidArgumentError: settings that exclude each other.
@@ -117,7 +118,7 @@ class Dynamics:
         self.sampler: Sampler = sampler
         self.remask = remask
         self.alphabet = alphabet
-        self.device = torch.device(device)
+        self.device = find_device(device)
         self.horizon = length if num_steps is None else num_steps
         # Prompted positions are visible: without re-masking, an absorbing chain cannot move them anyway.
         self._must_clamp = remask or not absorbing

@@ -61,8 +61,9 @@ class Episodes:
         schedule: name of another noise schedule than the task's, or a schedule.
         sampler: ``"k-step"`` (a fixed time grid) or ``"first-hitting"`` (one jump a step, exact continuous time).
         denoiser: another pretrained denoiser than the task's: a live one or the path of a checkpoint.
-        device: where the dynamics and the reward are computed.
-        artefacts: folder of the published artefacts to run on, for tasks that have such.
+        device: where the dynamics and the reward are computed; ``"auto"`` is a GPU where there is one.
+        artefacts: folder of the published artefacts to run on, for tasks that have such; as a string it leaves the
+            environment's spec writable as JSON (``gym.make`` keeps what it is given), as a Path it does not.
         remask: whether an action has a further column of rates back to MASK.
         conditional: whether the observation shows ``prompt_mask``; None: where the task draws prompts.
         prompt_repeats: n, of which B is a multiple: rows 0 .. n-1, n .. 2n-1 and so on start from one prompt each,

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from sepo_env.errors import ArtefactsError, CheckpointError, MissingExtraError
 from sepo_env.foreign import read_foreign
+from sepo_env.inert import outline, shown
 from sepo_env.rewards.oracles import OracleEnsemble, Role
+from sepo_env.tensorfile import check_finite, check_tensors
 
 _CHUNK = 64
 """Sequences that an Enformer trunk reads at a time; it holds about 1,500 channels a position."""
@@ -31,6 +33,8 @@ _ENFORMER = {
     "pos_dropout": 0.01,
     "ff_dropout": 0.4,
 }
+_NOT_THE_FILES = frozenset({"model_type", "device", "dtype"})
+"""Entries of ``model_params`` that are no options here: the caller says where the network lives, and in what dtype."""
 _WITHOUT_DOWNLOAD: dict[str, tuple[str, dict[str, Any]]] = {"EnformerPretrainedModel": ("EnformerModel", _ENFORMER)}
 
 _ACTIVATIONS: dict[tuple[str, str | None], Callable[[Tensor], Tensor]] = {
@@ -66,7 +70,14 @@ class GReLUModel(nn.Module):
 
 
 def load_grelu(
-    path: str | os.PathLike[str], *, column: int, num_outputs: int, role: Role, quantity: str, units: str
+    path: str | os.PathLike[str],
+    *,
+    task: str,
+    column: int,
+    num_outputs: int,
+    role: Role,
+    quantity: str,
+    units: str,
 ) -> OracleEnsemble:
     """Read a gReLU checkpoint as an oracle, on the CPU, in evaluation mode and frozen.
 
@@ -77,6 +88,7 @@ def load_grelu(
 
     Args:
         path: a ``.ckpt`` of ``grelu.lightning.LightningModel``.
+        task: what it must have been trained for: ``"regression"``, ``"binary"`` or ``"multiclass"``.
         column: the output that is predicted.
         num_outputs: T, how many there must be.
         role: ``"training"`` or ``"held_out"``.
@@ -88,7 +100,7 @@ def load_grelu(
 
     Raises:
         MissingExtraError: gReLU is not installed.
-        CheckpointError: not such a checkpoint, or another architecture than its tensors'.
+        CheckpointError: not such a checkpoint, one for another task, or another architecture than its tensors'.
     """
     checkpoint = read_foreign(path)
     settings = checkpoint.get("hyper_parameters")
@@ -96,7 +108,8 @@ def load_grelu(
     if not isinstance(settings, Mapping) or not isinstance(tensors, Mapping) or "model_params" not in settings:
         raise CheckpointError(
             path,
-            f"expected a gReLU checkpoint (state_dict, hyper_parameters with model_params), found {sorted(checkpoint)}",
+            "expected a gReLU checkpoint (state_dict, hyper_parameters with model_params), found "
+            f"{outline(checkpoint)}",
             "give a checkpoint that grelu.lightning.LightningModel wrote",
         )
     model_params, train_params = settings["model_params"], settings.get("train_params")
@@ -104,11 +117,14 @@ def load_grelu(
         raise CheckpointError(path, "its model_params or train_params are no dictionaries", "give the published file")
     if model_params.get("n_tasks") != num_outputs:
         raise CheckpointError(
-            path, f"expected {num_outputs} outputs, found {model_params.get('n_tasks')}", "give the published file"
+            path,
+            f"expected {num_outputs} outputs, found {shown(model_params.get('n_tasks'))}",
+            "give the published file",
         )
+    activation = _activation(path, train_params, task, quantity)
     model = _build(path, model_params)
     _fill(path, model, tensors)
-    member = GReLUModel(model, _activation(path, train_params), column)
+    member = GReLUModel(model, activation, column)
     oracle = OracleEnsemble(
         [member], None, role=role, quantity=quantity, units=units, both_strands=False
     )  # one strand, as the published figures
@@ -131,17 +147,21 @@ def _models() -> Any:
 def _broken(error: ImportError) -> ArtefactsError:
     return ArtefactsError(
         f"grelu is installed, but cannot be imported ({error}); it needs the transformers that its enformer-pytorch "
-        "pins (4.x), which excludes the extra 'hf' (5.x): install 'sepo-env[grelu]' in an environment of its own."
+        "pins (4.x), which excludes the extra 'hf' (5.x): pip install -e '.[grelu]' in an environment of its own."
     )
 
 
 def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.Module:
-    options = {name: value for name, value in model_params.items() if name != "model_type"}
+    options = {name: value for name, value in model_params.items() if name not in _NOT_THE_FILES}
     model_type = model_params.get("model_type")
+    if not isinstance(model_type, str):
+        raise CheckpointError(
+            path, f"expected the name of a model_type, found {shown(model_type)}", "give another file"
+        )
     if model_type in _WITHOUT_DOWNLOAD:
         model_type, fixed = _WITHOUT_DOWNLOAD[model_type]
         options = {**fixed, **options}
-    elif "Pretrained" in str(model_type):
+    elif "Pretrained" in model_type:
         raise CheckpointError(
             path,
             f"a {model_type} would download its trunk",
@@ -149,32 +169,38 @@ def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.
         )
     if options.get("final_pool_func", "avg") is None:
         raise CheckpointError(path, "it predicts a profile, not one number", "give a model with a final_pool_func")
-    kind = getattr(_models(), str(model_type), None)
+    kind = getattr(_models(), model_type, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise CheckpointError(path, f"gReLU has no model {model_type!r}", "install the version of grelu that wrote it")
     try:
         model: nn.Module = kind(**options)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # forged or foreign parameters may fail in any way
         raise CheckpointError(
             path,
-            f"its model_params do not build a {model_type} ({error})",
+            f"its model_params do not build a {model_type} ({type(error).__name__}: {error})",
             "install the version of grelu that wrote it",
         ) from error
     return model
 
 
 def _fill(path: str | os.PathLike[str], model: nn.Module, tensors: Mapping[str, Any]) -> None:
-    found = {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name.startswith(_PREFIX)}
-    try:
-        model.load_state_dict(found)
-    except RuntimeError as error:
-        raise CheckpointError(
-            path, f"its tensors do not fit its model_params ({error})", "install the version of grelu that wrote it"
-        ) from error
+    named = [(name, value) for name, value in tensors.items() if isinstance(name, str)]
+    found = {name.removeprefix(_PREFIX): value for name, value in named if name.startswith(_PREFIX)}
+    if not all(isinstance(value, Tensor) for value in found.values()):
+        raise CheckpointError(path, f"expected tensors by name, found {outline(tensors)}", "give the published file")
+    check_tensors(path, model.state_dict(), found, "install the version of grelu that wrote it, or give another file")
+    check_finite(path, {name: value for name, value in found.items() if value.is_floating_point()})
+    model.load_state_dict(found)
 
 
-def _activation(path: str | os.PathLike[str], train_params: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
+def _activation(
+    path: str | os.PathLike[str], train_params: Mapping[str, Any], wanted: str, quantity: str
+) -> Callable[[Tensor], Tensor]:
     task, loss = (str(train_params.get(name, "")).lower() for name in ("task", "loss"))
+    if task != wanted:
+        raise CheckpointError(
+            path, f"expected a {wanted} model ({quantity}), found a {task or 'nameless'} one", "give the published file"
+        )
     found = _ACTIVATIONS.get((task, loss)) or _ACTIVATIONS.get((task, None))
     if found is None:
         known = ", ".join(f"{name} ({of or 'any'})" for name, of in _ACTIVATIONS)

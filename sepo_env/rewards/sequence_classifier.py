@@ -31,7 +31,7 @@ class SequenceClassifierReward(Reward):
 
     Args:
         path: a folder that ``AutoModelForSequenceClassification`` reads, with its tokenizer; such as the
-            ``reward_model`` folder that ``python -m agents.reward_model`` writes.
+            ``reward_model`` folder that ``python -m agents.reward_model`` writes; or a hub id ``"hub:owner/name"``.
         decode: tokens ``(B, L)`` -> texts, as the classifier shall read them; a task's ``decode``.
         label: the label's name or number; needed with several labels.
         output: ``"log-odds"`` or ``"probability"``; read with several labels.

@@ -5,10 +5,12 @@
 ['AB?']
 """
 
+import inspect
+import json
 from importlib import import_module
 from typing import Any
 
-from sepo_env.errors import UnknownNameError
+from sepo_env.errors import InvalidArgumentError, UnknownNameError, UnknownOptionError
 from sepo_env.tasks.alphabet import AlphabetTask
 from sepo_env.tasks.base import MASK_LETTER, Task
 
@@ -28,12 +30,35 @@ def make(name: str, **options: Any) -> Task:
 
     Raises:
         UnknownNameError: no task has that name.
+        UnknownOptionError: the task does not take that option.
     """
     if name not in TASKS:
         raise UnknownNameError("task", name, TASKS)
     module, _, cls = TASKS[name].partition(":")
-    task: Task = getattr(import_module(module), cls)(**options)
-    return task
+    kind: type[Task] = getattr(import_module(module), cls)
+    known = inspect.signature(kind).parameters
+    for option in options:
+        if option not in known:
+            raise UnknownOptionError.of(f"the task {name!r}", option, known)
+    return kind(**options)
 
 
-__all__ = ["MASK_LETTER", "TASKS", "TASKS_WITH_ARTEFACTS", "AlphabetTask", "Task", "make"]
+def options_from_json(text: str) -> dict[str, Any]:
+    """The options of a task as command lines take them, a JSON object.
+
+    Raises:
+        InvalidArgumentError: no JSON, or no object.
+
+    >>> options_from_json('{"num_steps": 8}')
+    {'num_steps': 8}
+    """
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise InvalidArgumentError(f'task_options are no JSON ({error}); give an object: {{"name": value}}.') from error
+    if not isinstance(given, dict):
+        raise InvalidArgumentError(f'task_options are {text}; give an object: {{"name": value}}.')
+    return given
+
+
+__all__ = ["MASK_LETTER", "TASKS", "TASKS_WITH_ARTEFACTS", "AlphabetTask", "Task", "make", "options_from_json"]

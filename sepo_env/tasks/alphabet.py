@@ -25,6 +25,8 @@ class AlphabetTask(Task):
         process: the diffusion process over the V tokens.
         num_steps: K, the number of reverse steps unless something else is asked for.
         denoiser: another pretrained network than the task's own: a live one, or the path of a checkpoint.
+        trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
+            can do whatever you can.
 
     Raises:
         InvalidArgumentError: the alphabet does not fit the graph, or the denoiser does not fit the task.
@@ -39,6 +41,7 @@ class AlphabetTask(Task):
         process: DiffusionProcess,
         num_steps: int,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         if len(alphabet) != process.graph.num_tokens or len(set(alphabet)) != len(alphabet):
             raise InvalidArgumentError(
@@ -46,7 +49,14 @@ class AlphabetTask(Task):
             )
         if self.mask_letter in alphabet:
             raise InvalidArgumentError(f"{self.mask_letter!r} stands for masked positions; choose another letter.")
-        super().__init__(name=name, length=length, process=process, num_steps=num_steps, denoiser=denoiser)
+        super().__init__(
+            name=name,
+            length=length,
+            process=process,
+            num_steps=num_steps,
+            denoiser=denoiser,
+            trust_remote_code=trust_remote_code,
+        )
         self.alphabet = alphabet
         self._letters = np.array([*alphabet, self.mask_letter])
 

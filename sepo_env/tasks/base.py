@@ -8,14 +8,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess
+from sepo_env.diffusion.likelihood import elbo
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError
 from sepo_env.rewards import FOR_JUDGING, FOR_TRAINING, Reward, as_reward
 from sepo_env.tasks import metrics
 from sepo_env.tasks.prompts import PromptSet
+
+_MOST_ROWS, _MOST_ENTRIES = 64, 1 << 25
+"""Sequences that the denoiser reads at a time for likelihoods, and entries of one table over them."""
 
 MASK_LETTER = "?"
 """Stands for a position that is masked (in states) or free (in prompts)."""
@@ -33,6 +38,8 @@ class Task(ABC):
         process: the diffusion process over the V tokens.
         num_steps: K, the number of reverse steps unless something else is asked for.
         denoiser: another pretrained network than the task's own: a live one, or the path of a checkpoint.
+        trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
+            can do whatever you can.
 
     Attributes:
         training_reward: name of the reward that agents optimise by default.
@@ -59,12 +66,14 @@ class Task(ABC):
         process: DiffusionProcess,
         num_steps: int,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.name = name
         self.length = length
         self.process = process
         self.num_steps = num_steps
         self._given_denoiser = denoiser
+        self._trust_remote_code = trust_remote_code
         self._denoiser: Denoiser | None = None
 
     @property
@@ -88,7 +97,7 @@ class Task(ABC):
         elif isinstance(given, Denoiser):
             denoiser = copy.deepcopy(given)
         else:
-            denoiser = load_denoiser(given)
+            denoiser = load_denoiser(given, trust_remote_code=self._trust_remote_code)
         return self._check_denoiser(denoiser).eval()
 
     @abstractmethod
@@ -99,9 +108,48 @@ class Task(ABC):
     def rewards(self) -> Mapping[str, Callable[[], Reward]]:
         """The rewards of this task by name; each entry builds one."""
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Short hashes, by role, of the user's files that the task runs on in place of its own."""
+        return {}
+
     @abstractmethod
     def metrics(self, tokens: Tensor, *args: Any, **options: Any) -> dict[str, float]:
-        """All metrics that the task's assets allow, of finished sequences int64 ``(B, L)``."""
+        """All metrics that the task's assets allow.
+
+        Args:
+            tokens: finished sequences, int64 ``(B, L)``.
+            *args: none.
+            **options: the task's own; all tasks take ``prompt_mask``, which positions were given, bool ``(B, L)``, or
+                None: what is said of a sampler's own words (likelihoods, distinct-n) leaves them out.
+        """
+
+    def log_likelihood(
+        self, tokens: Tensor, *, num_steps: int | None = None, prompt_mask: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        r"""The pretrained denoiser's bound on :math:`\log \pi_K(x_0 | prompt)`, float64 ``(B,)``, nats a sequence.
+
+        Args:
+            tokens: finished sequences, int64 ``(B, L)``.
+            num_steps: steps of the bound, a forward pass a sequence each; None is the task's ``num_steps``.
+            prompt_mask: which positions were given, bool ``(B, L)``; None: none.
+            seed: sequence i draws its noise from the seed ``seed + i``.
+        """
+        denoiser = self.denoiser.to(tokens.device)
+        rows = max(1, min(_MOST_ROWS, _MOST_ENTRIES // (self.length * self.num_tokens)))
+        given = [None] * len(tokens) if prompt_mask is None else prompt_mask.split(rows)
+        bounds = [
+            elbo(
+                self.process,
+                denoiser,
+                chunk,
+                num_steps=self.num_steps if num_steps is None else num_steps,
+                seed=seed + rows * index,
+                prompt_mask=given[index],
+            )
+            for index, chunk in enumerate(tokens.split(rows))
+        ]
+        return torch.cat(bounds)
 
     def prompt(self, keys: Tensor) -> Tensor | None:
         """Draw prompts: keys int64 ``(B,)`` -> tokens ``(B, L)`` with the id V where free; None where unconditional.

@@ -26,9 +26,14 @@ class Codec(Protocol):
 
     Attributes:
         num_tokens: V, the number of visible tokens.
+        end_token: the visible token that ends a text, where there is one.
     """
 
     num_tokens: int
+
+    @property
+    def end_token(self) -> int | None:
+        """The visible token that ends a text, where there is one; `decode` leaves it out."""
 
     def encode(self, texts: Sequence[str], length: int, mask_letter: str) -> Tensor:
         """Tokens int64 ``(B, length)``; short texts are padded with the id V, where ``mask_letter`` leads to as well.
@@ -79,6 +84,10 @@ class WordPieceCodec:
         self._longest = max(map(len, self._pieces), default=0)
         self._words: dict[str, list[int]] = {}
         self.num_tokens = len(self._pieces)
+
+    @property
+    def end_token(self) -> None:
+        """None: a text has as many tokens as there is room for."""
 
     def pieces(self) -> list[str]:
         """The text of each token."""

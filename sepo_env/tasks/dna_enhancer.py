@@ -14,17 +14,19 @@ from torch import Tensor
 from sepo_env.assets import asset_path
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, Schedule, make_schedule
-from sepo_env.diffusion.likelihood import elbo
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.rewards import OracleReward, Reward, gc_content, load_oracle
 from sepo_env.tasks import metrics
 from sepo_env.tasks.alphabet import AlphabetTask
 from sepo_env.tasks.artefacts import Artefacts
+from sepo_env.tasks.motif_metrics import motif_correlation
+from sepo_env.tasks.motifs import shipped_motifs
 from sepo_env.tasks.prompts import Motifs, prompt_template
 
+_LENGTH = 200
 _KMER = 3
-_CHUNK = 64
-"""Sequences that the denoiser reads at a time when likelihoods are estimated."""
+LIKELIHOOD_STEPS = 128
+"""Steps of the likelihood bound: those of the protocol, and of the shipped table of real sequences."""
 REAL_SEQUENCES = 640
 """Real sequences whose likelihoods say what is natural, where that is computed on demand."""
 _PESSIMISM = 1.0
@@ -59,7 +61,10 @@ class DNAEnhancerTask(AlphabetTask):
         schedule: name of a noise schedule, or one.
         num_steps: K.
         denoiser: another pretrained denoiser than the shipped one.
-        artefacts: folder of the published artefacts to run on; None runs on the shipped assets.
+        trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
+            can do whatever you can.
+        artefacts: folder of the published artefacts to run on; None runs on the shipped assets. As a string, which
+            ``gym.make`` keeps in the environment's spec, it leaves the spec writable as JSON; a Path does not.
         prompt: given bases, 200 letters with "?" where free; or several such prompts, one of which is drawn for each
             episode.
         flanks: what every sequence begins and ends with, such as the arms of a construct; instead of ``prompt``.
@@ -68,6 +73,7 @@ class DNAEnhancerTask(AlphabetTask):
 
     Raises:
         ArtefactsError: the folder lacks files; the message lists them.
+        HeldOutRewardError: one of its files is both the training and the held-out oracle.
         InvalidPromptError: a prompt, flank or motif that does not fit, or sites that overlap.
         InvalidArgumentError: ``prompt`` together with ``flanks`` or ``motifs``.
 
@@ -85,20 +91,22 @@ class DNAEnhancerTask(AlphabetTask):
         schedule: str | Schedule = "log-linear",
         num_steps: int = 128,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
         artefacts: str | os.PathLike[str] | None = None,
         prompt: str | Sequence[str] | None = None,
         flanks: Sequence[str] | None = None,
         motifs: Motifs | None = None,
     ) -> None:
-        self.artefacts = None if artefacts is None else Artefacts(artefacts)
+        self.artefacts = None if artefacts is None else Artefacts(artefacts, _LENGTH)
         self._likelihood_bands: dict[int, tuple[float, float]] = {}
         super().__init__(
             name="dna_enhancer",
             alphabet="ACGT",
-            length=200,
+            length=_LENGTH,
             process=DiffusionProcess(Absorbing(4), make_schedule(schedule)),
             num_steps=num_steps,
             denoiser=denoiser,
+            trust_remote_code=trust_remote_code,
         )
         if flanks is not None or motifs is not None:
             if prompt is not None:
@@ -127,21 +135,28 @@ class DNAEnhancerTask(AlphabetTask):
         }
 
     @property
-    def reference(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Tables of real sequences by name: 3-mer counts, percentiles.
+    def fingerprints(self) -> dict[str, str]:
+        """Those of the published artefacts; none on the shipped assets."""
+        return {} if self.artefacts is None else self.artefacts.fingerprints
 
-        ``assets/dna_enhancer_tables.md`` lists the shipped ones, `Artefacts.tables` those of published artefacts.
+    @property
+    def reference(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Tables of real sequences by name: 3-mer and motif counts, percentiles.
+
+        ``assets/dna_enhancer_tables.md`` and ``assets/dna_motifs.md`` (``motifs_...``) list the shipped ones,
+        `Artefacts.tables` those of published artefacts.
         """
         if self.artefacts is not None:
             return self.artefacts.tables
-        with np.load(asset_path("dna_enhancer_tables.npz")) as tables:
-            return dict(tables)
+        with np.load(asset_path("dna_enhancer_tables.npz")) as tables, np.load(asset_path("dna_motifs.npz")) as motifs:
+            return {**tables, **{name: motifs[name] for name in motifs if name.startswith("motifs_")}}
 
     def metrics(
         self,
         tokens: Tensor,
         *,
-        num_likelihood_steps: int = 128,
+        prompt_mask: Tensor | None = None,
+        num_likelihood_steps: int = LIKELIHOOD_STEPS,
         likelihood_samples: int | None = None,
         seed: int = 0,
     ) -> dict[str, float]:
@@ -149,6 +164,8 @@ class DNAEnhancerTask(AlphabetTask):
 
         Args:
             tokens: finished sequences, int64 ``(B, 200)``.
+            prompt_mask: which positions were given, bool ``(B, 200)``; None: none. The likelihood is that of the
+                others; all else is of whole sequences, flanks and sites included.
             num_likelihood_steps: steps of the likelihood bound; each costs a forward pass a sequence.
             likelihood_samples: how many of the sequences, from the first, the likelihood is estimated on; None is all,
                 0 leaves the likelihood out.
@@ -158,8 +175,11 @@ class DNAEnhancerTask(AlphabetTask):
             By name: ``held_out_median`` and its quantiles ``held_out_q05`` .. ``held_out_q95``, ``training_median``,
             ``oracle_gap`` (median of training less median of held-out), in log2(RNA/DNA); ``accessibility_rate``
             (share with probability above 0.5); ``kmer_correlation`` (Pearson's r of 3-mer counts with the most active
-            real sequences); ``log_likelihood_median`` (nats a sequence); ``likely_as_real`` (share within the central
-            90 % of the bounds of real sequences: far above them is collapse); and what `Task.diversity` gives.
+            0.1 % of real sequences); ``motif_correlation`` (Spearman's rho of the counts of `shipped_motifs`, binding
+            sites at p = 0.001 on either strand, with the same sequences); ``log_likelihood_median`` (nats a sequence);
+            ``likely_as_real`` (share within the central 90 % of the bounds of real sequences: far above them is
+            collapse; left out where the bounds of real sequences are not at hand: with given positions and, on the
+            shipped assets, with another denoiser or another number of steps); and what `Task.diversity` gives.
         """
         held_out, training = self.judge()(tokens), self.make_reward()(tokens)
         spread = metrics.quantiles(held_out).tolist()
@@ -168,18 +188,27 @@ class DNAEnhancerTask(AlphabetTask):
         figures["training_median"] = float(metrics.quantiles(training, (0.5,)))
         figures["oracle_gap"] = float(metrics.reward_gap(training, held_out))
         figures["accessibility_rate"] = float(metrics.accessibility_rate(self.judge("accessibility")(tokens)))
-        counts = torch.from_numpy(self.reference["three_mers_top_0_1_percent"])
-        figures["kmer_correlation"] = float(metrics.kmer_correlation(tokens, counts, _KMER, self.num_tokens))
+        reference = self.reference
+        words, sites = (torch.from_numpy(reference[f"{kind}_top_0_1_percent"]) for kind in ("three_mers", "motifs"))
+        figures["kmer_correlation"] = float(metrics.kmer_correlation(tokens, words, _KMER, self.num_tokens))
+        figures["motif_correlation"] = float(motif_correlation(tokens, sites, shipped_motifs()))
         if likelihood_samples != 0:
-            bound = self.log_likelihood(tokens[:likelihood_samples], num_steps=num_likelihood_steps, seed=seed)
+            given = None if prompt_mask is None or not prompt_mask.any() else prompt_mask[:likelihood_samples]
+            chosen = tokens[:likelihood_samples]
+            bound = self.log_likelihood(chosen, num_steps=num_likelihood_steps, prompt_mask=given, seed=seed)
             figures["log_likelihood_median"] = float(metrics.quantiles(bound, (0.5,)))
-            low, high = self._likelihood_band(num_likelihood_steps)
-            figures["likely_as_real"] = float(metrics.share_within(bound, low, high))
+            if given is None and (band := self._likelihood_band(num_likelihood_steps)) is not None:
+                figures["likely_as_real"] = float(metrics.share_within(bound, *band))
         return {**figures, **self.diversity(tokens)}
 
-    def _likelihood_band(self, num_steps: int) -> tuple[float, float]:
-        """The central 90 % of the bounds of real sequences; on artefacts computed on first use, and remembered."""
+    def _likelihood_band(self, num_steps: int) -> tuple[float, float] | None:
+        """The central 90 % of the bounds of real sequences, or None where no table has it.
+
+        On artefacts it is computed on first use, and remembered.
+        """
         if self.artefacts is None:
+            if self._given_denoiser is not None or num_steps != LIKELIHOOD_STEPS:
+                return None
             low, high = self.reference["log_likelihood_percentiles_dhs_test"][[5, 95]].tolist()
             return low, high
         if num_steps not in self._likelihood_bands:
@@ -187,15 +216,3 @@ class DNAEnhancerTask(AlphabetTask):
             low, high = metrics.quantiles(self.log_likelihood(real, num_steps=num_steps), (0.05, 0.95)).tolist()
             self._likelihood_bands[num_steps] = low, high
         return self._likelihood_bands[num_steps]
-
-    def log_likelihood(self, tokens: Tensor, *, num_steps: int = 128, seed: int = 0) -> Tensor:
-        """The pretrained denoiser's bound on the log-likelihood, float64 ``(B,)``, nats a sequence.
-
-        Sequence i draws its noise from the seed ``seed + i``.
-        """
-        denoiser = self.denoiser.to(tokens.device)
-        bounds = [
-            elbo(self.process, denoiser, chunk, num_steps=num_steps, seed=seed + _CHUNK * index)
-            for index, chunk in enumerate(tokens.split(_CHUNK))
-        ]
-        return torch.cat(bounds)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sepo_env.errors import CheckpointError, InvalidArgumentError
-from sepo_env.hugging_face import encode_texts, quiet
+from sepo_env.errors import InvalidArgumentError
+from sepo_env.hugging_face import encode_texts, load_tokenizer
 
 
 class HuggingFaceCodec:
@@ -40,6 +40,12 @@ class HuggingFaceCodec:
             self._pieces[index] = piece
         self._dropped = {index for index, piece in enumerate(self._pieces) if not piece}
         self._dropped |= set(tokenizer.all_special_ids)
+
+    @property
+    def end_token(self) -> int | None:
+        """The tokenizer's end of text."""
+        end: int | None = self.tokenizer.eos_token_id
+        return end
 
     def pieces(self) -> list[str]:
         """The tokens as the tokenizer spells them, V of them."""
@@ -74,24 +80,11 @@ class HuggingFaceCodec:
 
 
 def load_codec(path: str | os.PathLike[str], num_tokens: int) -> HuggingFaceCodec:
-    """Read a tokenizer from a folder, without a network and without running code of its own.
+    """Read a tokenizer from a folder, or a hub id ``"hub:owner/name"``, without running code of its own.
 
     Raises:
         CheckpointError: no folder with a tokenizer.
         InvalidArgumentError: the tokenizer does not fit.
         MissingExtraError: transformers is not installed.
     """
-    if not os.path.isdir(path):
-        raise CheckpointError(path, "there is no such folder", "give the folder of the tokenizer's files")
-    with quiet() as transformers:
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                str(path), local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # a damaged or foreign folder may fail in any way
-            raise CheckpointError(
-                path,
-                f"AutoTokenizer does not load it ({type(error).__name__}: {str(error).strip().splitlines()[:1]})",
-                "give the folder that the tokenizer's save_pretrained wrote, such as a downloaded gpt2",
-            ) from error
-    return HuggingFaceCodec(tokenizer, num_tokens)
+    return HuggingFaceCodec(load_tokenizer(path), num_tokens)

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor
 
+from sepo_env.device import find_device
 from sepo_env.errors import InvalidArgumentError, RewardError
 from sepo_env.hugging_face import load_folder
 
@@ -33,7 +34,7 @@ class Perplexity:
     themselves are easy to predict; look at distinct-n beside it.
 
     Args:
-        path: a folder that ``AutoModelForCausalLM`` reads, with its tokenizer.
+        path: a folder that ``AutoModelForCausalLM`` reads, with its tokenizer, or a hub id ``"hub:owner/name"``.
         batch_size: texts at a time.
         max_length: tokens of a text, more are cut off at the end; None is what the model has room for.
         device: where to compute.
@@ -51,9 +52,10 @@ class Perplexity:
         max_length: int | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
+        self.device = find_device(device)
         model, self.tokenizer = load_folder(path, "AutoModelForCausalLM")
-        self.model: Any = model.requires_grad_(False).to(device)
-        self.batch_size, self.device = batch_size, device
+        self.model: Any = model.requires_grad_(False).to(self.device)
+        self.batch_size = batch_size
         room = getattr(model.config, "max_position_embeddings", None)
         limits = [limit for limit in (max_length, room) if limit is not None]
         self.max_length = min(limits) if limits else None

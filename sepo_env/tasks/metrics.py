@@ -53,7 +53,7 @@ def kmer_counts(tokens: Tensor, k: int, num_tokens: int) -> Tensor:
     >>> kmer_counts(torch.tensor([[0, 1, 1, 1]]), k=2, num_tokens=2).tolist()
     [0, 1, 0, 2]
     """
-    tokens = _check_tokens(tokens, num_tokens)
+    tokens = check_tokens(tokens, num_tokens)
     if not 1 <= k <= tokens.shape[1]:
         raise InvalidArgumentError(f"k is {k}, but a word has 1 to L = {tokens.shape[1]} tokens; choose such a k.")
     width = tokens.shape[1] - k + 1
@@ -63,12 +63,13 @@ def kmer_counts(tokens: Tensor, k: int, num_tokens: int) -> Tensor:
     return torch.bincount(index.reshape(-1), minlength=num_tokens**k)
 
 
-def distinct_n(tokens: Tensor, n: int) -> Tensor:
+def distinct_n(tokens: Tensor, n: int, free: Tensor | None = None) -> Tensor:
     r"""Number of different n-grams of all sequences together, over the number of n-grams (arXiv:1510.03055).
 
     Args:
         tokens: (B, L) int64.
         n: 1 to L.
+        free: (B, L) bool, positions that were written and not given: n-grams with any other are not counted; None: all.
 
     Returns:
         (), in (0, 1]; 1 if no n-gram occurs twice. It falls as B grows: compare sets of one size only.
@@ -76,10 +77,16 @@ def distinct_n(tokens: Tensor, n: int) -> Tensor:
     >>> distinct_n(torch.tensor([[0, 1, 0, 1]]), 2).item()  # 01, 10, 01
     0.6666666666666666
     """
-    tokens = _check_tokens(tokens)
+    tokens = check_tokens(tokens)
     if not 1 <= n <= tokens.shape[1]:
         raise InvalidArgumentError(f"n is {n}, but an n-gram has 1 to L = {tokens.shape[1]} tokens; choose such an n.")
     grams = tokens.unfold(1, n, 1).reshape(-1, n)
+    if free is not None:
+        if free.shape != tokens.shape:
+            raise InvalidShapeError("free", free.shape, f"the shape {tuple(tokens.shape)} of tokens")
+        grams = grams[free.unfold(1, n, 1).reshape(-1, n).all(-1)]
+        if len(grams) == 0:
+            raise InvalidArgumentError(f"no sequence has {n} free positions in a row; choose a smaller n.")
     return torch.tensor(len(torch.unique(grams, dim=0)) / len(grams), dtype=torch.float64, device=tokens.device)
 
 
@@ -89,7 +96,7 @@ def distinct_tokens(tokens: Tensor) -> Tensor:
     >>> distinct_tokens(torch.tensor([[0, 1, 0, 1], [2, 2, 2, 2]])).tolist()
     [2, 1]
     """
-    ordered = _check_tokens(tokens).sort(dim=1).values
+    ordered = check_tokens(tokens).sort(dim=1).values
     return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(1)
 
 
@@ -130,7 +137,7 @@ def uniqueness(tokens: Tensor) -> Tensor:
     >>> uniqueness(torch.tensor([[0, 1], [0, 1], [1, 1], [0, 0]])).item()
     0.75
     """
-    tokens = _check_tokens(tokens)
+    tokens = check_tokens(tokens)
     distinct = torch.unique(tokens, dim=0).shape[0]
     return torch.tensor(distinct / tokens.shape[0], dtype=torch.float64, device=tokens.device)
 
@@ -141,7 +148,7 @@ def position_counts(tokens: Tensor, num_tokens: int) -> Tensor:
     >>> position_counts(torch.tensor([[0, 1], [0, 0]]), num_tokens=2).tolist()
     [[2, 0], [1, 1]]
     """
-    tokens = _check_tokens(tokens, num_tokens)
+    tokens = check_tokens(tokens, num_tokens)
     length = tokens.shape[1]
     cell = tokens + num_tokens * torch.arange(length, device=tokens.device)
     return torch.bincount(cell.reshape(-1), minlength=length * num_tokens).view(length, num_tokens)
@@ -157,8 +164,7 @@ def mean_hamming(tokens: Tensor, num_tokens: int) -> Tensor:
         num_tokens: V.
 
     Returns:
-        (), in positions, 0 to L. It can stay flat while nearest neighbours collapse: report :func:`nearest_hamming`
-        beside it.
+        (), in positions, 0 to L. It can stay flat while :func:`nearest_hamming` collapses: report both.
 
     >>> mean_hamming(torch.tensor([[0, 1], [0, 1], [1, 0]]), num_tokens=2).item()  # distances 0, 2, 2
     1.3333333333333333
@@ -183,7 +189,7 @@ def nearest_hamming(tokens: Tensor, num_tokens: int) -> Tensor:
     [0, 0, 2]
     """
     batch = _check_pairs(tokens)
-    tokens = _check_tokens(tokens, num_tokens)
+    tokens = check_tokens(tokens, num_tokens)
     length = tokens.shape[1]
     # Agreements are inner products of one-hot rows: exact in float32, since they are integers up to L < 2^24.
     one_hot = torch.nn.functional.one_hot(tokens, num_tokens).view(batch, -1).float()
@@ -272,7 +278,8 @@ def share_within(values: Tensor, low: float, high: float) -> Tensor:
     return ((values >= low) & (values <= high)).double().mean()
 
 
-def _check_tokens(tokens: Tensor, num_tokens: int | None = None) -> Tensor:
+def check_tokens(tokens: Tensor, num_tokens: int | None = None) -> Tensor:
+    """Return tokens that are clean sequences (B, L), int64 in 0..V-1; anything else is refused by name."""
     if tokens.ndim != 2 or tokens.shape[0] == 0 or tokens.shape[1] == 0:
         raise InvalidShapeError("tokens", tokens.shape, "(B, L) with at least one sequence of one token")
     if tokens.dtype != torch.int64:
@@ -287,7 +294,7 @@ def _check_tokens(tokens: Tensor, num_tokens: int | None = None) -> Tensor:
 
 
 def _check_pairs(tokens: Tensor) -> int:
-    batch = _check_tokens(tokens).shape[0]
+    batch = check_tokens(tokens).shape[0]
     if batch < 2:
         raise InvalidArgumentError("a distance between samples needs two of them or more; sample a larger batch.")
     return batch

@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sepo_env.assets import asset_path
 from sepo_env.denoisers import Denoiser, MaskedLMDenoiser, SEDDDenoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess, LogLinear, Schedule, make_graph, make_schedule
-from sepo_env.diffusion.likelihood import elbo
-from sepo_env.errors import HeldOutRewardError, InvalidArgumentError
+from sepo_env.errors import HeldOutRewardError, InvalidArgumentError, InvalidPromptError
 from sepo_env.rewards import Reward, SentimentReward, SequenceClassifierReward, VaderReward, load_sentiment
 from sepo_env.tasks import metrics
 from sepo_env.tasks.codec import Codec, WordPieceCodec
@@ -33,6 +33,8 @@ class TextRLHFTask(TokenizerTask):
 
     A prompt is a prefix that stays, the denoiser writes the rest of the L tokens, and the reward reads the decoded
     whole: prompt and response, as reward models of dialogues were trained to. Special tokens are left out of the text.
+    Where the denoiser writes its tokenizer's end of text (GPT-2's, for MDLM and SEDD), a finished text ends at the
+    first one: what follows belongs to another document, and neither rewards nor readers see it.
 
     With nothing given: the denoiser, the codec and the sentiment classifier of `TextSentimentTask`, eight beginnings
     of clauses as prompts, and VADER as the judge. With a denoiser of your own the tokenizer is the masked language
@@ -48,22 +50,27 @@ class TextRLHFTask(TokenizerTask):
     - ``"sentiment"`` (training, with the shipped denoiser): see `TextSentimentTask`.
 
     Args:
-        denoiser: a path that `sepo_env.denoisers.load_denoiser` reads (MDLM, SEDD, a masked language model, our own
-            files), or a live denoiser; None is the shipped one.
-        tokenizer: folder of a Hugging Face tokenizer with the denoiser's ids (GPT-2's for MDLM and SEDD); not for the
-            shipped denoiser, nor for masked language models, which bring their own.
+        denoiser: a path or hub id that `sepo_env.denoisers.load_denoiser` reads (MDLM, SEDD, a masked language model,
+            our own files), or a live denoiser; None is the shipped one.
+        trust_remote_code: run Python code that the folder of the denoiser brings along (LLaDA's and Dream's kind); it
+            can do whatever you can. The folders below are read without.
+        tokenizer: folder or hub id of a Hugging Face tokenizer with the denoiser's ids (GPT-2's for MDLM and SEDD);
+            not for the shipped denoiser, nor for masked language models, which bring their own.
         prompts: JSONL file, ``{"prompt": "..."}`` a line; see `sepo_env.tasks.prompt_file`. None: the shipped ones for
             the shipped denoiser, otherwise no prompts.
         prompt: one or several prompts themselves, instead of a file.
-        reward_model: folder of any ``AutoModelForSequenceClassification`` with its tokenizer, such as what
+        reward_model: folder or hub id of any ``AutoModelForSequenceClassification`` with its tokenizer, such as what
             ``python -m agents.reward_model`` writes; needed with a denoiser of your own, unless the agent gets its
             reward elsewhere.
         label: the label of the reward model, where it has several.
-        held_out_model: folder of another one that judges and never trains.
+        held_out_model: folder or hub id of another one that judges and never trains.
         held_out_label: its label.
         length: L; None is the denoiser's own, 24 for the shipped one, or else 128 or what the model has room for.
         num_steps: K; None is L, at most 128.
-        schedule: name of a noise schedule, or one; None is the denoiser's own, log-linear if it has none.
+        end_of_text: whether a finished text ends at the first end of text; False: these tokens are left out like other
+            special ones, and what follows is read on.
+        schedule: name of a noise schedule, or one; None is the denoiser's own, log-linear if it has none. A denoiser
+            that reads the noise is told that of the schedule chosen, whichever it was trained on.
 
     Raises:
         InvalidArgumentError: arguments that exclude each other, a tokenizer that does not fit, or a length that the
@@ -78,6 +85,7 @@ class TextRLHFTask(TokenizerTask):
         self,
         *,
         denoiser: Denoiser | Path | None = None,
+        trust_remote_code: bool = False,
         tokenizer: Path | None = None,
         prompts: Path | None = None,
         prompt: str | Sequence[str] | None = None,
@@ -87,6 +95,7 @@ class TextRLHFTask(TokenizerTask):
         held_out_label: str | int | None = None,
         length: int | None = None,
         num_steps: int | None = None,
+        end_of_text: bool = True,
         schedule: str | Schedule | None = None,
     ) -> None:
         if prompts is not None and prompt is not None:
@@ -98,7 +107,7 @@ class TextRLHFTask(TokenizerTask):
         self._reward_model, self._label = reward_model, label
         self._held_out_model, self._held_out_label = held_out_model, held_out_label
         self._ships = denoiser is None
-        model = _load(denoiser)
+        model = _load(denoiser, trust_remote_code)
         codec = _find_codec(model, tokenizer, shipped=self._ships)
         length = _find_length(model, length, shipped=self._ships)
         super().__init__(
@@ -108,6 +117,7 @@ class TextRLHFTask(TokenizerTask):
             process=_process(model, schedule),
             num_steps=min(length, _MOST_STEPS) if num_steps is None else num_steps,
             denoiser=denoiser,
+            trust_remote_code=trust_remote_code,
         )
         self._denoiser = self._check_denoiser(model).eval()
         if not isinstance(codec, WordPieceCodec):
@@ -117,17 +127,40 @@ class TextRLHFTask(TokenizerTask):
             self.held_out_reward = "held_out_model"
         if reward_model is not None:
             self.training_reward = "reward_model"
+        self._end_token = codec.end_token if end_of_text else None
         if prompt is not None:
             self.start_from(prompt)
         elif prompts is not None or self._ships:
             self.prompt_set = load_prompt_set(self, prompts or asset_path("text_rlhf_prompts.jsonl"))
             self.conditional = True
+        if self.prompt_set is not None and bool(self._ended(self.prompt_set.tokens).any()):
+            raise InvalidPromptError(
+                "a prompt holds the end of text, so that every response would be cut off; take it out, or "
+                "give end_of_text=False."
+            )
 
     training_reward = "sentiment"
+    _end_token: int | None = None
     held_out_reward = "vader"
 
     def _load_default_denoiser(self) -> Denoiser:
-        return _load(None)
+        return _load(None, False)
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """Tokens int64 ``(B, L)`` -> texts; a finished one ends at its first end of text, if that ends texts here."""
+        self._check_tokens(tokens)
+        if self._end_token is not None:
+            finished = (tokens < self.num_tokens).all(-1, keepdim=True)
+            tokens = tokens.masked_fill(self._ended(tokens) & finished, self._end_token)  # left out as a special token
+        return super().decode(tokens)
+
+    def _ended(self, tokens: Tensor) -> Tensor:
+        """Where a text has ended, bool ``(B, L)``; one that begins with the end of the text before it has not yet."""
+        if self._end_token is None:
+            return torch.zeros_like(tokens, dtype=torch.bool)
+        is_end = tokens == self._end_token
+        begun = (~is_end).cumsum(-1) > 0
+        return (is_end & begun).cumsum(-1) > 0
 
     def rewards(self) -> Mapping[str, Callable[[], Reward]]:
         found: dict[str, Callable[[], Reward]] = {"vader": lambda: VaderReward(self.decode)}
@@ -152,21 +185,29 @@ class TextRLHFTask(TokenizerTask):
         return super().make_reward(spec, **options)
 
     def metrics(
-        self, tokens: Tensor, *, likelihood_samples: int = 0, num_likelihood_steps: int = 32, seed: int = 0
+        self,
+        tokens: Tensor,
+        *,
+        prompt_mask: Tensor | None = None,
+        likelihood_samples: int = 0,
+        num_likelihood_steps: int = 32,
+        seed: int = 0,
     ) -> dict[str, float]:
         """What judge and reward say of the texts, how different they are, and how natural to the pretrained denoiser.
 
         Args:
             tokens: finished texts, int64 ``(B, L)``.
+            prompt_mask: which positions were given, bool ``(B, L)``; None: none. They are no part of the likelihood and
+                of distinct-n: with a handful of prompts, these would say how often each was asked.
             likelihood_samples: how many of the texts, from the first, the likelihood is estimated on; 0: none.
             num_likelihood_steps: steps of the likelihood bound; each costs a forward pass a text.
             seed: of the likelihood's noise.
 
         Returns:
             By name: ``held_out_mean``, ``held_out_median`` and its quantiles ``held_out_q05`` .. ``held_out_q95``;
-            ``training_median``, where the task has a training reward; ``log_likelihood_median`` (nats a text, prompt
-            included); ``distinct_1`` .. ``distinct_3``; and what `Task.diversity` gives. Rewards are in units of
-            their own.
+            ``training_median``, where the task has a training reward; ``log_likelihood_median`` (nats a
+            response, given its prompt); ``distinct_1`` .. ``distinct_3`` (of the responses); and what `Task.diversity`
+            gives, of whole texts. Rewards are in units of their own.
         """
         held_out = self.judge()(tokens)
         figures = {"held_out_mean": float(held_out.mean())}
@@ -175,12 +216,14 @@ class TextRLHFTask(TokenizerTask):
         if self.training_reward in self.rewards():
             figures["training_median"] = float(metrics.quantiles(self.make_reward()(tokens), (0.5,)))
         if likelihood_samples > 0:
-            denoiser = self.denoiser.to(tokens.device)
-            chosen = tokens[:likelihood_samples]
-            bound = elbo(self.process, denoiser, chosen, num_steps=num_likelihood_steps, seed=seed)
+            bound = self.log_likelihood(
+                tokens[:likelihood_samples],
+                num_steps=num_likelihood_steps,
+                prompt_mask=None if prompt_mask is None else prompt_mask[:likelihood_samples],
+                seed=seed,
+            )
             figures["log_likelihood_median"] = float(metrics.quantiles(bound, (0.5,)))
-        figures |= {f"distinct_{n}": float(metrics.distinct_n(tokens, n)) for n in range(1, min(3, self.length) + 1)}
-        return {**figures, **self.diversity(tokens)}
+        return {**figures, **self.distinct(tokens, prompt_mask), **self.diversity(tokens)}
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -191,10 +234,11 @@ def _is_masked_lm(denoiser: Denoiser) -> bool:
     return isinstance(denoiser, MaskedLMDenoiser)
 
 
-def _load(denoiser: Denoiser | Path | None) -> Any:
+def _load(denoiser: Denoiser | Path | None, trust_remote_code: bool) -> Any:
     if isinstance(denoiser, Denoiser):
         return denoiser
-    return load_denoiser(asset_path("text_denoiser.safetensors") if denoiser is None else denoiser)
+    path = asset_path("text_denoiser.safetensors") if denoiser is None else denoiser
+    return load_denoiser(path, trust_remote_code=trust_remote_code)
 
 
 def _find_codec(denoiser: Any, tokenizer: Path | None, *, shipped: bool) -> Codec:

@@ -13,15 +13,12 @@ from torch import Tensor
 from sepo_env.assets import asset_path
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, Schedule, make_schedule
-from sepo_env.diffusion.likelihood import elbo
 from sepo_env.rewards import Reward, SentimentReward, VaderReward, load_sentiment
 from sepo_env.tasks import metrics
 from sepo_env.tasks.codec import WordPieceCodec
 from sepo_env.tasks.tokenizer import TokenizerTask
 
 LENGTH = 24
-_CHUNK = 64
-"""Texts that the denoiser reads at a time when likelihoods are estimated."""
 
 
 class Letters(Reward):
@@ -54,6 +51,8 @@ class TextSentimentTask(TokenizerTask):
         schedule: name of a noise schedule, or one.
         num_steps: K.
         denoiser: another pretrained denoiser than the shipped one.
+        trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
+            can do whatever you can.
         prompt: a text to begin with, ``"the lord is my"``; or with free words in between, ``"_ _ is my shepherd"``; or
             several such prompts, one of which is drawn for each episode.
 
@@ -70,6 +69,7 @@ class TextSentimentTask(TokenizerTask):
         schedule: str | Schedule = "log-linear",
         num_steps: int = LENGTH,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
         prompt: str | Sequence[str] | None = None,
     ) -> None:
         codec = WordPieceCodec.load(asset_path("text_codec.json"))
@@ -80,6 +80,7 @@ class TextSentimentTask(TokenizerTask):
             process=DiffusionProcess(Absorbing(codec.num_tokens), make_schedule(schedule)),
             num_steps=num_steps,
             denoiser=denoiser,
+            trust_remote_code=trust_remote_code,
         )
         if prompt is not None:
             self.start_from(prompt)
@@ -104,6 +105,7 @@ class TextSentimentTask(TokenizerTask):
         self,
         tokens: Tensor,
         *,
+        prompt_mask: Tensor | None = None,
         num_likelihood_steps: int = LENGTH,
         likelihood_samples: int | None = None,
         seed: int = 0,
@@ -112,6 +114,8 @@ class TextSentimentTask(TokenizerTask):
 
         Args:
             tokens: finished texts, int64 ``(B, 24)``.
+            prompt_mask: which positions were given, bool ``(B, 24)``; None: none. They are no part of the likelihood
+                and of distinct-n.
             num_likelihood_steps: steps of the likelihood bound; each costs a forward pass a text.
             likelihood_samples: how many of the texts, from the first, the likelihood is estimated on; None is all, 0
                 leaves the likelihood out.
@@ -131,24 +135,19 @@ class TextSentimentTask(TokenizerTask):
         figures |= dict(zip(names, metrics.quantiles(held_out).tolist(), strict=True))
         figures["training_median"] = float(metrics.quantiles(training, (0.5,)))
         figures["oracle_gap"] = float(metrics.reward_gap(training, held_out))
+        given = None if prompt_mask is None or not prompt_mask.any() else prompt_mask
         if likelihood_samples != 0:
-            bound = self.log_likelihood(tokens[:likelihood_samples], num_steps=num_likelihood_steps, seed=seed)
+            bound = self.log_likelihood(
+                tokens[:likelihood_samples],
+                num_steps=num_likelihood_steps,
+                prompt_mask=None if given is None else given[:likelihood_samples],
+                seed=seed,
+            )
             figures["log_likelihood_median"] = float(metrics.quantiles(bound, (0.5,)))
-            low, high = self.reference["log_likelihood_percentiles_test"][[5, 95]].tolist()
-            figures["likely_as_real"] = float(metrics.share_within(bound, low, high))
-        low, high = self.reference["distinct_tokens_percentiles_test"][[5, 95]].tolist()
-        figures["varied_as_real"] = float(metrics.share_within(metrics.distinct_tokens(tokens), low, high))
-        figures |= {f"distinct_{n}": float(metrics.distinct_n(tokens, n)) for n in (1, 2, 3)}
-        return {**figures, **self.diversity(tokens)}
-
-    def log_likelihood(self, tokens: Tensor, *, num_steps: int = LENGTH, seed: int = 0) -> Tensor:
-        """The pretrained denoiser's bound on the log-likelihood, float64 ``(B,)``, nats a text.
-
-        Text i draws its noise from the seed ``seed + i``.
-        """
-        denoiser = self.denoiser.to(tokens.device)
-        bounds = [
-            elbo(self.process, denoiser, chunk, num_steps=num_steps, seed=seed + _CHUNK * index)
-            for index, chunk in enumerate(tokens.split(_CHUNK))
-        ]
-        return torch.cat(bounds)
+            if given is None and self._given_denoiser is None and num_likelihood_steps == LENGTH:
+                low, high = self.reference["log_likelihood_percentiles_test"][[5, 95]].tolist()
+                figures["likely_as_real"] = float(metrics.share_within(bound, low, high))
+        if given is None:
+            low, high = self.reference["distinct_tokens_percentiles_test"][[5, 95]].tolist()
+            figures["varied_as_real"] = float(metrics.share_within(metrics.distinct_tokens(tokens), low, high))
+        return {**figures, **self.distinct(tokens, given), **self.diversity(tokens)}

@@ -10,6 +10,7 @@ from torch import Tensor
 from sepo_env.denoisers import Denoiser
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.errors import InvalidArgumentError, InvalidTokensError
+from sepo_env.tasks import metrics
 from sepo_env.tasks.base import Task
 from sepo_env.tasks.codec import Codec
 
@@ -27,6 +28,8 @@ class TokenizerTask(Task):
         process: the diffusion process over the V tokens.
         num_steps: K, the number of reverse steps unless something else is asked for.
         denoiser: another pretrained network than the task's own: a live one, or the path of a checkpoint.
+        trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
+            can do whatever you can.
 
     Raises:
         InvalidArgumentError: the codec does not fit the graph, or the denoiser does not fit the task.
@@ -43,13 +46,21 @@ class TokenizerTask(Task):
         process: DiffusionProcess,
         num_steps: int,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         if codec.num_tokens != process.graph.num_tokens:
             raise InvalidArgumentError(
                 f"the codec has {codec.num_tokens} tokens, but the graph {process.graph.num_tokens}; give a graph of "
                 "the codec's."
             )
-        super().__init__(name=name, length=length, process=process, num_steps=num_steps, denoiser=denoiser)
+        super().__init__(
+            name=name,
+            length=length,
+            process=process,
+            num_steps=num_steps,
+            denoiser=denoiser,
+            trust_remote_code=trust_remote_code,
+        )
         self.codec = codec
         self._token_texts = tuple(codec.pieces())
 
@@ -77,3 +88,15 @@ class TokenizerTask(Task):
         """
         self._check_tokens(tokens)
         return self.codec.decode(tokens, self.mask_letter)
+
+    def distinct(self, tokens: Tensor, prompt_mask: Tensor | None = None) -> dict[str, float]:
+        """``distinct_1`` .. ``distinct_3`` of texts ``(B, L)``: see `sepo_env.tasks.metrics.distinct_n`.
+
+        Given positions are left out; so is an n for which no text has that many free positions in a row.
+        """
+        free = None if prompt_mask is None else ~prompt_mask
+        found = {}
+        for n in range(1, min(3, self.length) + 1):
+            if free is None or bool(free.unfold(1, n, 1).all(-1).any()):
+                found[f"distinct_{n}"] = float(metrics.distinct_n(tokens, n, free))
+        return found

@@ -66,6 +66,8 @@ class ToyTask(AlphabetTask):
         prompted: start each episode from a prompt: one position, drawn with its token from the episode's key.
         seed: of the denoiser's table and of the reward's.
         denoiser: another denoiser of the same space.
+        trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
+            can do whatever you can.
 
     Raises:
         InvalidArgumentError: V or L out of range.
@@ -91,6 +93,7 @@ class ToyTask(AlphabetTask):
         prompted: bool = False,
         seed: int = 0,
         denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         if not (2 <= num_tokens <= 4 and 2 <= length <= 6):
             raise InvalidArgumentError(
@@ -104,6 +107,7 @@ class ToyTask(AlphabetTask):
             process=DiffusionProcess(make_graph(graph, num_tokens), make_schedule(schedule)),
             num_steps=num_steps,
             denoiser=denoiser,
+            trust_remote_code=trust_remote_code,
         )
         self.conditional = prompted
         self.parameterisation: Parameterisation = parameterisation
@@ -127,8 +131,8 @@ class ToyTask(AlphabetTask):
     def rewards(self) -> Mapping[str, Callable[[], Reward]]:
         return {"table": partial(TableReward, self.reward_table, self.num_tokens), "share_of_a": TokenShare}
 
-    def metrics(self, tokens: Tensor, **options: Any) -> dict[str, float]:
-        """Median reward and the diversity of `Task.diversity`; takes no options."""
+    def metrics(self, tokens: Tensor, *, prompt_mask: Tensor | None = None, **options: Any) -> dict[str, float]:
+        """Median reward and the diversity of `Task.diversity`, of whole sequences; takes no options."""
         median = float(self.judge(**options)(tokens).median())
         return {"training_median": median, "held_out_median": median, **self.diversity(tokens)}
 

@@ -160,7 +160,7 @@ def test_what_cannot_be_adapted_is_refused() -> None:
 
 def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingExtraError, match=r"sepo-env\[lora\]"):
+    with pytest.raises(MissingExtraError, match=r"'\.\[lora\]'"):
         add_lora(conv(), rank=1)
 
 

@@ -199,7 +199,7 @@ def test_resume_refuses_another_run(tmp_path: Path) -> None:
         run(small(log_dir=str(tmp_path), seed=1), resume=True)
     with pytest.raises(CheckpointError, match="agent was 'sepo', is 'reinforce'"):
         run(small(REINFORCE, log_dir=str(tmp_path)), resume=True)
-    with pytest.raises(CheckpointError, match="task was"):
+    with pytest.raises(CheckpointError, match="task.length was 3, is 4"):
         run(small(task=make("toy", num_tokens=2, length=4), log_dir=str(tmp_path)), resume=True)
     with pytest.raises(CheckpointError, match="reward was 'table', is 'share_of_a'"):
         run(small(reward="share_of_a", log_dir=str(tmp_path)), resume=True)

@@ -17,19 +17,21 @@ ASSETS = (
     "dna_activity_held_out.safetensors",
     "dna_accessibility.safetensors",
     "dna_enhancer_tables.npz",
+    "dna_motifs.npz",
 )
 CARD_OF = {
     "denoiser": "dna_denoiser.md",
     "activity_training": "dna_activity_training.md",
     "activity_held_out": "dna_activity_held_out.md",
     "accessibility": "dna_accessibility.md",
+    "motifs": "dna_motifs.md",
 }
 
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, np.ndarray]:
-    with np.load(asset_path("dna_enhancer_tables.npz")) as file:
-        return dict(file)
+    with np.load(asset_path("dna_enhancer_tables.npz")) as file, np.load(asset_path("dna_motifs.npz")) as motifs:
+        return {**file, **motifs}
 
 
 def figure(tables: dict[str, np.ndarray], name: str) -> float:
@@ -91,6 +93,12 @@ def test_tables_hold_counts_and_rising_percentiles(tables: dict[str, np.ndarray]
     likelihood = tables["log_likelihood_percentiles_dhs_test"]
     bits = -likelihood[50] / 200 / np.log(2)
     assert abs(bits - figure(tables, "denoiser/denoiser_bits")) < 0.03
+
+
+def test_motifs_tell_real_sequences_from_shuffled_and_random_ones(tables: dict[str, np.ndarray]) -> None:
+    samples, real = figure(tables, "motifs/samples_rho"), figure(tables, "motifs/real_rho")
+    shuffled, random = figure(tables, "motifs/shuffled_rho"), figure(tables, "motifs/random_rho")
+    assert min(samples, real) > max(shuffled, random) + 0.15
 
 
 def test_denoiser_is_the_flagship_shape_and_prefers_a_repeat_to_its_breach() -> None:

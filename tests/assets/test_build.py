@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from sepo_env.assets.build import baselines, denoiser_training
 from sepo_env.assets.build.data import encode
 from sepo_env.assets.build.denoiser_training import Recipe, TrainingOptions, bound_nats, fit, mask_tokens
 from sepo_env.assets.build.markov import context_counts, markov_bits
+from sepo_env.assets.build.motifs import read_jaspar
 from sepo_env.assets.build.shuffle import dinucleotide_shuffle
+from sepo_env.assets.build.tables import most_active
 from sepo_env.assets.build.training import reverse_complement, update_average, warmup_cosine
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, TabularDenoiser, load_denoiser
 from sepo_env.errors import ArtefactsError
@@ -89,6 +93,35 @@ def test_shuffle_draws_every_arrangement_equally_often() -> None:
     draws = [tuple(dinucleotide_shuffle(np.array([0, 1, 0, 2, 0]), rng)) for _ in range(2000)]
     assert set(draws) == {(0, 1, 0, 2, 0), (0, 2, 0, 1, 0)}
     assert abs(draws.count((0, 1, 0, 2, 0)) - 1000) < 4 * math.sqrt(500)
+
+
+def test_the_latest_version_of_each_matrix_of_the_group_is_read(tmp_path) -> None:
+    matrices = [
+        (1, "CORE", "MA0002", 1, "OLD", "vertebrates"),
+        (2, "CORE", "MA0002", 10, "NEW", "vertebrates"),
+        (3, "CORE", "MA0002", 9, "MIDDLE", "vertebrates"),
+        (4, "CORE", "MA0003", 1, "PLANT", "plants"),
+        (5, "UNVALIDATED", "UN0001", 1, "NOT", "vertebrates"),
+        (6, "CORE", "MA0001", 2, "FIRST", "vertebrates"),
+    ]
+    with closing(sqlite3.connect(tmp_path / "jaspar.sqlite")) as database, database:
+        database.execute("CREATE TABLE MATRIX (ID, COLLECTION, BASE_ID, VERSION, NAME)")
+        database.execute("CREATE TABLE MATRIX_ANNOTATION (ID, TAG, VAL)")
+        database.execute('CREATE TABLE MATRIX_DATA (ID, "row", col, val)')
+        for key, *rest, group in matrices:
+            database.execute("INSERT INTO MATRIX VALUES (?, ?, ?, ?, ?)", (key, *rest))
+            database.execute("INSERT INTO MATRIX_ANNOTATION VALUES (?, 'tax_group', ?)", (key, group))
+            for column in range(1, 1 + (key + 1) // 2):
+                cells = [(key, letter, column, 10 * key + column + i / 4) for i, letter in enumerate("ACGT")]
+                database.executemany("INSERT INTO MATRIX_DATA VALUES (?, ?, ?, ?)", cells[::-1])
+    table = read_jaspar(tmp_path / "jaspar.sqlite")
+    assert table["names"].tolist() == ["MA0001.2 FIRST", "MA0002.10 NEW"]
+    assert table["widths"].tolist() == [3, 1]
+    assert table["counts"].tolist() == [[first + i / 4 for i in range(4)] for first in (61, 62, 63, 21)]
+
+
+def test_the_most_active_rows_come_first() -> None:
+    assert most_active(np.array([0.0, 3.0, -1.0, 3.0, 2.0], dtype=np.float32), 0.6).tolist() == [1, 3, 4]
 
 
 def test_auroc_by_hand() -> None:

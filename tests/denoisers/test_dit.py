@@ -161,6 +161,8 @@ def test_a_fresh_model_predicts_the_uniform_law():
 def test_tokens_of_another_shape_are_refused(name):
     with pytest.raises(InvalidShapeError, match=r"tokens has shape \(3,\), expected \(B, L\)"):
         BUILDERS[name](4)(torch.zeros(3, dtype=torch.int64), torch.ones(1))
+    with pytest.raises(InvalidShapeError, match=r"tokens has shape \(2, 0\), expected \(B, L\) with L >= 1"):
+        BUILDERS[name](4)(torch.zeros(2, 0, dtype=torch.int64), torch.ones(2))
 
 
 @pytest.mark.parametrize(

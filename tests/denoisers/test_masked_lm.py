@@ -19,7 +19,17 @@ from sepo_env.errors import (
     MissingExtraError,
     UnknownNameError,
 )
-from tests.hf_models import LETTERS, POSITIONS, SPECIALS, make_tokenizer, save_classifier, save_masked_lm, transformers
+from tests.hf_models import (
+    LETTERS,
+    POSITIONS,
+    SPECIALS,
+    forgotten_modules,
+    make_tokenizer,
+    save_classifier,
+    save_masked_lm,
+    save_remote,
+    transformers,
+)
 
 KINDS = ("bert", "modernbert", "esm")
 # The mask in front, in the middle and at the end of the tokenizer; the model has two ids more in any case.
@@ -242,52 +252,14 @@ def test_wrong_folders_are_refused(folders: dict[str, Path], tmp_path: Path) -> 
         load_masked_lm(resized)
 
 
-REMOTE = """
-import torch
-from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import MaskedLMOutput
-
-
-class OwnConfig(PretrainedConfig):
-    model_type = "own"
-
-
-class OwnModel(PreTrainedModel):
-    config_class = OwnConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.table = nn.Embedding(11, 11)
-        self.post_init()
-
-    def forward(self, input_ids, attention_mask=None, **_):
-        return MaskedLMOutput(logits=self.table(input_ids))
-"""
-
-
 def test_remote_code_runs_only_when_the_user_says_so(tmp_path: Path) -> None:
-    tokenizer = make_tokenizer()
     folder = tmp_path / "own"
-    tokenizer.save_pretrained(folder)
-    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n" + REMOTE)
-    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
-    config = {"model_type": "own", "architectures": ["OwnModel"], "auto_map": auto_map, "mask_token_id": 4}
-    (folder / "config.json").write_text(json.dumps(config))
-    table = torch.randn(11, 11)
-    from safetensors.torch import save_file
-
-    save_file({"table.weight": table}, folder / "model.safetensors", metadata={"format": "pt"})
+    table = save_remote(folder, preamble=f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     with pytest.raises(CheckpointError, match=r"own.OwnModel.*trust_remote_code=True"):
         load_masked_lm(folder)
     assert not (tmp_path / "ran").exists()
-    modules = set(sys.modules)
-    try:
+    with forgotten_modules():
         denoiser = load_masked_lm(folder, trust_remote_code=True)
-    finally:
-        for name in set(sys.modules) - modules:
-            if name.startswith("transformers_modules"):
-                del sys.modules[name]
     assert (tmp_path / "ran").exists()
     with torch.no_grad():
         found = denoiser(torch.full((1, 2), denoiser.num_tokens), torch.ones(1))[0, 0, denoiser.codec.content]
@@ -296,5 +268,5 @@ def test_remote_code_runs_only_when_the_user_says_so(tmp_path: Path) -> None:
 
 def test_without_transformers_the_extra_is_named(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingExtraError, match=r"sepo-env\[hf\]"):
+    with pytest.raises(MissingExtraError, match=r"'\.\[hf\]'"):
         load_masked_lm(folders["bert"])

@@ -1,4 +1,12 @@
-"""Language models of MDLM and SEDD: our networks, graphs and kernels against numbers of the published code."""
+"""Language models of MDLM and SEDD: our networks, graphs and kernels against numbers of the published code.
+
+Every array of the fixtures is compared (`test_every_array_is_compared`), some in part, for ours computes less:
+
+- MDLM's `log_p`, `tc_log_p`, `short_log_p`, `score`: at masked positions and visible tokens. Published code copies
+  visible tokens here, ours in the step, and gives MASK -1e6 or a score of its own, where ours has no column.
+- SEDD's `log_score`, `short_log_score`, `score`: without the column of MASK, which no reverse step uses.
+- `staggered_score` alone is nothing of ours: its product with `transp_transition` is the weights of an analytic step.
+"""
 
 from dataclasses import replace
 
@@ -14,10 +22,38 @@ from sepo_env.diffusion import kernel as kernels
 from sepo_env.diffusion.likelihood import score_entropy
 
 NUM_TOKENS = 12
+SCORE_RTOL = 3e-5
+"""Float32 noise near t = 1 is known to 1e-5 of itself, and enters the scores."""
 SCHEDULES = {"loglinear": LogLinear(), "geometric": Geometric()}
 GRAPHS: dict[str, Graph] = {"absorb": Absorbing(NUM_TOKENS), "uniform": Uniform(NUM_TOKENS)}
 OWN = {"absorb": "loglinear", "uniform": "geometric"}
 PRECISIONS = [(torch.float32, ""), (torch.float64, "__f64")]
+ENDS = ("", "__f64")
+# Float64 numbers are there for each model's own schedule only.
+PAIRS = [(name, schedule, *PRECISIONS[0]) for name in GRAPHS for schedule in SCHEDULES] + [
+    (name, schedule, *PRECISIONS[1]) for name, schedule in OWN.items()
+]
+MDLM_ARRAYS = {
+    *("x", "x_short", "t", "sigma", "noise_t", "step_t", "step_dt"),
+    *(f"noise_{name}{end}" for name in ("total", "rate") for end in ENDS),
+    *(f"{kind}{name}{end}" for kind in ("", "short_", "tc_") for name in ("logits", "log_p") for end in ENDS),
+    *(f"{name}{end}" for name in ("q_xs", "q_xs_cached", "tc_q_xs", "score") for end in ENDS),
+    *(f"{name}_probs{end}" for name in ("analytic", "denoise") for end in ENDS),
+}
+SEDD_ARRAYS = {
+    *("sigma", "noise_t", "step_t", "step_dt"),
+    *(f"noise_{schedule}_{name}{end}" for schedule in SCHEDULES for name in ("total", "rate") for end in ENDS),
+    *(f"{graph}.{name}" for graph in GRAPHS for name in ("x", "x0", "x_short", "dsigma", "rate", "transp_rate")),
+    *(f"{graph}.{name}{end}" for graph in GRAPHS for name in ("log_score", "short_log_score") for end in ENDS),
+    *(f"{graph}.{name}{end}" for graph in GRAPHS for name in ("score_entropy", "reverse_rate") for end in ENDS),
+    *(f"{graph}.{name}{end}" for graph in GRAPHS for name in ("staggered_score", "transp_transition") for end in ENDS),
+    *(f"{graph}.{schedule}.score" for graph in GRAPHS for schedule in SCHEDULES),
+    *(
+        f"{graph}.{schedule}.{kind}_probs{end}"
+        for graph, schedule, _, end in PAIRS
+        for kind in ("analytic", "denoise", "euler")
+    ),
+}
 
 
 def read(path) -> dict[str, Tensor]:
@@ -71,6 +107,19 @@ def conditioned(denoiser: MDLMDenoiser) -> MDLMDenoiser:
     return model
 
 
+def test_every_array_is_compared(mdlm_cases, sedd_cases):
+    assert set(mdlm_cases) == MDLM_ARRAYS
+    assert set(sedd_cases) == SEDD_ARRAYS
+
+
+def test_mdlm_schedule(mdlm_cases):
+    schedule, t = LogLinear(), mdlm_cases["noise_t"]
+    for name, function in (("total", schedule.sigma), ("rate", schedule.sigma_prime)):
+        close(function(t), mdlm_cases[f"noise_{name}"], 0.0, 1e-4)
+        close(function(t.double()), mdlm_cases[f"noise_{name}__f64"], 0.0, 1e-12)
+    close(schedule.sigma(mdlm_cases["t"].double()).float(), mdlm_cases["sigma"], 0.0, 1e-5)
+
+
 @pytest.mark.parametrize(("dtype", "suffix"), PRECISIONS)
 @torch.no_grad()
 def test_mdlm_forward(mdlm, mdlm_cases, dtype, suffix):
@@ -115,9 +164,9 @@ def test_mdlm_scores_and_analytic_steps(mdlm, mdlm_cases, dtype, suffix):
         output = mdlm(tokens, t)
         score = process.log_score(output, tokens, t, "posterior").exp()
         expected = mdlm_cases["score" + suffix][k][masked][:, :NUM_TOKENS]
-        close(score[masked].to(dtype), expected, 0.0, 1e-6 if tight else 1e-4)
+        close(score[masked].to(dtype), expected, 0.0, 1e-6 if tight else SCORE_RTOL)
         probs = process.step_law(output, tokens, t, s, "posterior", "analytic").log_probs.exp()
-        close(probs[masked].to(dtype), mdlm_cases["analytic_probs" + suffix][k][masked], 1e-6 if tight else 1e-4)
+        close(probs[masked].to(dtype), mdlm_cases["analytic_probs" + suffix][k][masked], 1e-6 if tight else 1e-5)
         last = process.step_law(output, tokens, t, torch.zeros_like(t), "posterior", "analytic").log_probs.exp()
         close(last[masked].to(dtype), mdlm_cases["denoise_probs" + suffix][k][masked], 1e-6 if tight else 1e-5)
         cached = kernels.ancestral(process.graph, tokens, output, 1 - t, 1 - s).log_probs.exp()
@@ -176,6 +225,29 @@ def test_sedd_graphs(sedd_cases, name):
         law = graph.log_forward(torch.full_like(tokens, token), alpha).exp()
         columns.append(law.gather(-1, tokens[..., None])[..., 0])
     close(torch.stack(columns, -1), sedd_cases[f"{name}.transp_transition__f64"], 1e-7)
+    close(torch.stack(columns, -1).float(), sedd_cases[f"{name}.transp_transition"], 1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "suffix"), PRECISIONS)
+@pytest.mark.parametrize("name", GRAPHS)
+@torch.no_grad()
+def test_sedd_analytic_weights_are_staggered_scores_times_transitions(sedd, sedd_cases, name, dtype, suffix):
+    graph, denoiser, tokens = GRAPHS[name], sedd(name, OWN[name], dtype), sedd_cases[f"{name}.x"]
+    time = denoiser.config.schedule.inverse_sigma(sedd_cases["sigma"].double())
+    step = sedd_cases[f"{name}.dsigma"][:, 0].to(dtype)
+    probs = kernels.analytic(graph, tokens, denoiser(tokens, time), step).log_probs.exp()
+    weights = sedd_cases[f"{name}.staggered_score{suffix}"] * sedd_cases[f"{name}.transp_transition{suffix}"]
+    close(probs, drawn(weights), 1e-6 if suffix else 1e-5)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", GRAPHS)
+@torch.no_grad()
+def test_sedd_scores(sedd, sedd_cases, name, schedule):
+    denoiser, tokens = sedd(name, schedule), sedd_cases[f"{name}.x"]
+    for k, t, _ in steps(sedd_cases, len(tokens)):
+        expected = sedd_cases[f"{name}.{schedule}.score"][k][..., :NUM_TOKENS]
+        close(denoiser(tokens, t).exp(), expected, 0.0, SCORE_RTOL)
 
 
 @pytest.mark.parametrize(("dtype", "suffix"), PRECISIONS)
@@ -201,24 +273,14 @@ def drawn(weights: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
-def amplified(weights: Tensor, tolerance: float) -> Tensor:
-    """A tolerance of the largest published weight, as one of the probabilities, which are relative to their sum."""
-    return tolerance * weights.abs().amax(-1) / weights.clamp(min=0.0).sum(-1)
-
-
-# Float64 numbers are there for each model's own schedule only.
-PAIRS = [(name, schedule, *PRECISIONS[0]) for name in GRAPHS for schedule in SCHEDULES] + [
-    (name, schedule, *PRECISIONS[1]) for name, schedule in OWN.items()
-]
-
-
 @pytest.mark.parametrize(("name", "schedule", "dtype", "suffix"), PAIRS)
 @torch.no_grad()
 def test_sedd_reverse_steps(sedd, sedd_cases, name, schedule, dtype, suffix):
     graph, denoiser, tokens = GRAPHS[name], sedd(name, schedule, dtype), sedd_cases[f"{name}.x"]
     process = DiffusionProcess(graph, SCHEDULES[schedule])
-    # Tolerances of the fixture: the mixed pairings and the last step cancel.
-    analytic, denoise = (1e-6, 1e-6) if suffix else (1e-4 if schedule == OWN[name] else 1e-3, 1e-3)
+    # On another schedule than its own the absorbing model's scores sum to nearly what would leave no mask.
+    denoise = 1e-6 if suffix else 1e-5
+    analytic = 2e-4 if (name, schedule) == ("absorb", "geometric") else denoise
     for k, t, s in steps(sedd_cases, len(tokens)):
         log_score = denoiser(tokens, t)
         for kind, end, tolerance in (("analytic", s, analytic), ("denoise", torch.zeros_like(t), denoise)):
@@ -227,19 +289,16 @@ def test_sedd_reverse_steps(sedd, sedd_cases, name, schedule, dtype, suffix):
             if kind == "denoise" and graph.mask_token is not None:
                 assert (probs[..., graph.mask_token] == 0).all()
                 probs = probs[..., :NUM_TOKENS]
-            error = (probs - drawn(expected)).abs().amax(-1)
-            assert (error <= amplified(expected, 2 * tolerance)).all(), (kind, k, float(error.max()))
+            close(probs.to(dtype), drawn(expected), tolerance)
 
 
-@pytest.mark.parametrize(("dtype", "suffix"), PRECISIONS)
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize(("name", "schedule", "dtype", "suffix"), PAIRS)
 @torch.no_grad()
-def test_sedd_euler_steps(sedd, sedd_cases, name, dtype, suffix):
-    schedule = OWN[name]
+def test_sedd_euler_steps(sedd, sedd_cases, name, schedule, dtype, suffix):
     graph, denoiser, tokens = GRAPHS[name], sedd(name, schedule, dtype), sedd_cases[f"{name}.x"]
     for k, t, s in steps(sedd_cases, len(tokens)):
         rates = kernels.full_rates(graph, tokens, graph.reverse_rates(denoiser(tokens, t), tokens))
         jumps = rates * (SCHEDULES[schedule].sigma_prime(t) * (t - s))[:, None, None]
         probs = jumps.scatter(-1, tokens[..., None], 1 - jumps.sum(-1, keepdim=True))
-        tolerance = (1e-6, 1e-6) if suffix else (1e-4, 1e-4)
+        tolerance = (1e-6, 1e-6) if suffix else (1e-5, SCORE_RTOL)
         close(probs.to(dtype), sedd_cases[f"{name}.{schedule}.euler_probs{suffix}"][k], *tolerance)

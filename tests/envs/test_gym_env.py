@@ -22,6 +22,7 @@ from sepo_env.errors import (
     InvalidPromptError,
     RewardError,
     UnknownNameError,
+    UnknownOptionError,
 )
 from sepo_env.tasks.alphabet import AlphabetTask
 
@@ -325,7 +326,7 @@ def test_rewards_of_every_kind_reach_the_end_of_an_episode():
         ({"num_steps": 0}, InvalidArgumentError, "num_steps"),
         ({"render_mode": "video"}, UnknownNameError, "render_mode"),
         ({"length": 30}, InvalidArgumentError, "2 to 6"),
-        ({"colour": "red"}, TypeError, "colour"),
+        ({"colour": "red"}, UnknownOptionError, "unexpected keyword argument 'colour'.* It takes: denoiser, "),
         ({"on_error": "floor"}, InvalidArgumentError, "floor"),
     ],
 )

@@ -12,7 +12,7 @@ def test_a_space_of_rates_stores_one_bound_and_means_what_a_box_means(shape) -> 
     space, box = rate_space(shape), Box(0.0, float(np.finfo(np.float32).max), shape, np.float32)
     assert space == box
     assert not any(any(bound.strides) for bound in (space.low, space.high, space.bounded_below, space.bounded_above))
-    assert space.low.flags.writeable
+    assert space.low.flags.writeable  # torch warns of others, once a process
     assert space.high.flags.writeable
     space.seed(0)
     drawn = np.stack([space.sample() for _ in range(2000)])

@@ -11,7 +11,8 @@ from sepo_env.errors import ArtefactsError, CheckpointError, HeldOutRewardError,
 from sepo_env.rewards import FOR_TRAINING, OracleReward, as_reward
 from sepo_env.rewards.grelu import load_grelu
 
-ACTIVITY = {"column": 0, "num_outputs": 3, "role": "training", "quantity": "activity", "units": "log2(RNA/DNA)"}
+ACTIVITY = {"task": "regression", "column": 0, "num_outputs": 3, "role": "training"}
+ACTIVITY |= {"quantity": "activity", "units": "log2(RNA/DNA)"}
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def one_hot(tokens):
 def test_predictions_are_the_networks(tmp_path, fake_grelu, grelu, column, task, loss, activation):
     model = fake_grelu.write(tmp_path / "a.ckpt", 3, task=task, loss=loss)
     tokens = torch.randint(4, (70, 20))  # more than a chunk
-    oracle = load_grelu(tmp_path / "a.ckpt", **ACTIVITY | {"column": column})
+    oracle = load_grelu(tmp_path / "a.ckpt", **ACTIVITY | {"column": column, "task": task})
     with torch.no_grad():
         expected = activation(model(one_hot(tokens)))[:, column, 0]
     torch.testing.assert_close(oracle(tokens), expected[None])
@@ -70,7 +71,7 @@ def test_a_held_out_oracle_cannot_train_however_it_is_given(tmp_path, fake_grelu
 def test_without_grelu_the_extra_is_named(tmp_path, fake_grelu, monkeypatch):
     fake_grelu.write(tmp_path / "a.ckpt", 3)
     fake_grelu.remove(monkeypatch)
-    with pytest.raises(MissingExtraError, match=r"sepo-env\[grelu\]"):
+    with pytest.raises(MissingExtraError, match=r"'\.\[grelu\]'"):
         load_grelu(tmp_path / "a.ckpt", **ACTIVITY)
 
 
@@ -89,9 +90,14 @@ def test_a_grelu_that_does_not_import_is_another_matter(tmp_path, fake_grelu, gr
         ({"model_type": "BorzoiPretrainedModel"}, "would download"),
         ({"model_type": "NoSuchModel"}, "no model 'NoSuchModel'"),
         ({"model_type": "__name__"}, "no model '__name__'"),
+        ({"model_type": ["EnformerModel"]}, "expected the name of a model_type, found"),
         ({"final_pool_func": None}, "profile"),
         ({"colour": "red"}, "do not build"),
-        ({"task": "ranking"}, "task 'ranking'"),
+        ({"n_heads": 0}, "do not build a EnformerModel .ZeroDivisionError"),
+        ({"channels": -8}, "do not build a EnformerModel .RuntimeError"),
+        ({"task": "ranking"}, "expected a regression model .activity., found a ranking one"),
+        ({"task": "binary", "loss": "bce"}, "expected a regression model .activity., found a binary one"),
+        ({"loss": "huber"}, "task 'regression' with loss 'huber'"),
     ],
 )
 def test_other_models_are_refused(tmp_path, fake_grelu, grelu, settings, words):
@@ -101,6 +107,20 @@ def test_other_models_are_refused(tmp_path, fake_grelu, grelu, settings, words):
         load_grelu(path, **ACTIVITY)
 
 
+def test_a_regression_is_no_probability(tmp_path, fake_grelu, grelu):
+    fake_grelu.write(tmp_path / "a.ckpt", 7)
+    settings = ACTIVITY | {"task": "binary", "num_outputs": 7, "quantity": "accessibility", "units": "probability"}
+    with pytest.raises(CheckpointError, match="expected a binary model .accessibility., found a regression one"):
+        load_grelu(tmp_path / "a.ckpt", **settings)
+
+
+def test_the_file_does_not_say_where_the_network_lives(tmp_path, fake_grelu, grelu):
+    # The stand-in, as some versions of gReLU, takes neither.
+    fake_grelu.write(tmp_path / "a.ckpt", 3, device="cuda:7", dtype=torch.float16)
+    (parameter, *_) = load_grelu(tmp_path / "a.ckpt", **ACTIVITY).parameters()
+    assert (parameter.device, parameter.dtype) == (torch.device("cpu"), torch.float32)
+
+
 def test_tensors_of_another_model_are_refused(tmp_path, fake_grelu, grelu):
     path = tmp_path / "a.ckpt"
     fake_grelu.write(path, 3)
@@ -108,6 +128,31 @@ def test_tensors_of_another_model_are_refused(tmp_path, fake_grelu, grelu):
     del checkpoint["state_dict"]["model.head.bias"]
     torch.save(checkpoint, path)
     with pytest.raises(CheckpointError, match=r"head\.bias"):
+        load_grelu(path, **ACTIVITY)
+    # An Enformer has hundreds of tensors; a message with all of them hides what it says.
+    checkpoint["state_dict"] = {f"model.part.{number}": torch.zeros(1) for number in range(300)}
+    checkpoint["state_dict"]["model.head.bias"] = "no tensor"
+    torch.save(checkpoint, path)
+    with pytest.raises(CheckpointError, match="and 29. more") as caught:
+        load_grelu(path, **ACTIVITY)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (torch.ones(3, dtype=torch.int64), r"head\.bias expected floats of 16 bits or more, found torch.int64"),
+        (torch.full((3,), torch.nan), r"NaN or infinity: \['head\.bias'\]"),
+        ("text", "expected tensors by name"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(tmp_path, fake_grelu, grelu, value, words):
+    path = tmp_path / "a.ckpt"
+    fake_grelu.write(path, 3)
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["state_dict"]["model.head.bias"] = value
+    torch.save(checkpoint, path)
+    with pytest.raises(CheckpointError, match=words):
         load_grelu(path, **ACTIVITY)
 
 

@@ -11,7 +11,12 @@ import sepo_env
 from sepo_env import tasks
 from sepo_env.denoisers.published import load_drakes
 from sepo_env.errors import ArtefactsError, HeldOutRewardError, InvalidArgumentError, UnknownNameError
-from sepo_env.tasks.artefacts import ARTEFACTS, Artefacts
+from sepo_env.rewards.grelu import load_grelu
+from sepo_env.tasks.artefact_files import ARTEFACTS, fingerprint
+from sepo_env.tasks.artefacts import Artefacts
+from sepo_env.tasks.measured_dna import read_measurements
+from sepo_env.tasks.motif_metrics import motif_counts
+from sepo_env.tasks.motifs import shipped_motifs
 
 LENGTH = 200
 ROWS = 2_000
@@ -64,7 +69,7 @@ def test_one_error_lists_what_is_there_and_what_is_missing(folder, tmp_path):
     there, missing = message.split("Missing:")
     for key, artefact in ARTEFACTS.items():
         part = there if key in ("denoiser", "data") else missing
-        assert f"{artefact.path.name}: {artefact.purpose}" in part
+        assert f"{artefact.path}: {artefact.purpose}" in part
     assert "docs/reproducing.md" in message
 
 
@@ -85,14 +90,121 @@ def test_oracles_are_found_at_any_depth(folder, tmp_path):
     assert Artefacts(tmp_path).paths == found
 
 
+def fill(root, but=()):
+    """Files at the published places, each with its role in it."""
+    for key in PLACES.keys() - set(but):
+        (root / PLACES[key]).parent.mkdir(parents=True, exist_ok=True)
+        (root / PLACES[key]).write_text(key)
+
+
+@pytest.mark.parametrize("given", [".", "data_and_model", "data_and_model/mdlm", "..", "../DRAKES_data/data_and_model"])
+def test_the_archive_is_found_as_it_unpacks(tmp_path, given):
+    folder = tmp_path / "DRAKES_data"
+    fill(folder / "data_and_model")
+    found = Artefacts(folder / given).paths
+    assert {key: path.read_text() for key, path in found.items()} == {key: key for key in PLACES}
+    assert all(path.samefile(folder / "data_and_model" / PLACES[key]) for key, path in found.items())
+
+
+def test_the_published_place_goes_before_copies(tmp_path):
+    fill(tmp_path)
+    for copy in ("backup", "__MACOSX", "__MACOSX/data", "a/b"):
+        fill(tmp_path / copy)
+    assert Artefacts(tmp_path).paths == {key: tmp_path / place for key, place in PLACES.items()}
+
+
+def test_copies_of_the_whole_folder_have_to_be_told_apart(tmp_path):
+    for copy in ("data_and_model", "backup", "__MACOSX", "part"):
+        fill(tmp_path / copy, but=["denoiser"] if copy == "part" else ())
+    with pytest.raises(ArtefactsError, match="more than once, in backup, data_and_model, part; give one of these"):
+        Artefacts(tmp_path)
+    for place in PLACES.values():
+        (tmp_path / "backup" / place).unlink()
+    assert Artefacts(tmp_path).paths["data"] == tmp_path / "data_and_model" / PLACES["data"]
+    (tmp_path / "latest").symlink_to(tmp_path / "data_and_model")
+    assert Artefacts(tmp_path).paths["data"] == tmp_path / "data_and_model" / PLACES["data"]
+
+
+def test_what_is_missing_is_said_of_the_folder_that_holds_the_rest(tmp_path):
+    fill(tmp_path / "data_and_model", but=["data"])
+    with pytest.raises(ArtefactsError) as caught:
+        Artefacts(tmp_path)
+    assert str(caught.value).startswith(f"the folder {tmp_path / 'data_and_model'} is no whole")
+    assert str(caught.value).split("Missing:")[1].count("mdlm/") == 2  # the one file, and the advice
+
+
+def test_folders_as_users_write_them(tmp_path, monkeypatch):
+    fill(tmp_path / "home" / "data")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Artefacts("~/data").folder == tmp_path / "home" / "data"
+    monkeypatch.chdir(tmp_path / "home")
+    relative = Artefacts("data")
+    monkeypatch.chdir(tmp_path)
+    assert relative.paths["data"].read_text() == "data"
+    monkeypatch.chdir(tmp_path / "home" / "data")  # which "" must not mean
+    for nothing in ("", " ", "~nobody-of-that-name/data", 3):
+        with pytest.raises(ArtefactsError, match="names no folder"):
+            Artefacts(nothing)
+
+
+@pytest.mark.parametrize("make", [shutil.copy, lambda one, other: other.symlink_to(one)])
+def test_one_oracle_cannot_train_and_judge(folder, tmp_path, make):
+    shutil.copytree(folder / "mdlm", tmp_path / "mdlm")
+    (tmp_path / PLACES["held-out oracle"]).unlink()
+    make(tmp_path / PLACES["training oracle"], tmp_path / PLACES["held-out oracle"])
+    with pytest.raises(HeldOutRewardError, match="the same oracle"):
+        tasks.make("dna_enhancer", artefacts=tmp_path)
+
+
+def test_fingerprints_are_of_the_contents(folder, tmp_path, fake_grelu):
+    shutil.copytree(folder / "mdlm", tmp_path / "mdlm")
+    copied, task = Artefacts(tmp_path).fingerprints, tasks.make("dna_enhancer", artefacts=folder)
+    assert task.fingerprints == copied
+    assert len(set(copied.values())) == len(PLACES)
+    assert tasks.make("dna_enhancer").fingerprints == {}
+    sizes = [(tmp_path / PLACES[key]).stat().st_size for key in ("training oracle", "data")]
+    fake_grelu.write(tmp_path / PLACES["training oracle"], 3, seed=5)
+    text = (tmp_path / PLACES["data"]).read_text()
+    (tmp_path / PLACES["data"]).write_text(f"{text[:-2]}6\n")
+    assert sizes == [(tmp_path / PLACES[key]).stat().st_size for key in ("training oracle", "data")]
+    changed = Artefacts(tmp_path).fingerprints
+    assert {key for key in PLACES if changed[key] != copied[key]} == {"training oracle", "data"}
+
+
+def test_checkpoints_without_checksums_are_read_whole(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        for name in "ab":
+            torch.save({"weights": torch.full((4,), float(ord(name)))}, tmp_path / name)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+
+
+def test_an_oracle_is_loaded_once(world, monkeypatch):
+    loaded = []
+    real = load_grelu
+    monkeypatch.setattr(
+        "sepo_env.tasks.artefacts.load_grelu", lambda path, **settings: loaded.append(path) or real(path, **settings)
+    )
+    task = tasks.make("dna_enhancer", artefacts=world)
+    rewards = [task.make_reward(), task.make_reward()]
+    for seed in range(2):
+        task.metrics(torch.randint(4, (2, LENGTH)), likelihood_samples=0, seed=seed)
+    assert sorted(loaded) == sorted(world / place for key, place in PLACES.items() if "oracle" in key)
+    rewards[0](torch.randint(4, (2, LENGTH)))
+    assert [reward.calls for reward in rewards] == [2, 0]
+
+
 def test_two_files_for_one_place_are_both_named(tmp_path):
-    for place in [*PLACES.values(), "backup/lightning_logs/reward_oracle_eval.ckpt"]:
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / place).write_bytes(b"")
+    fill(tmp_path, but=["held-out oracle"])
+    for place in ("backup/lightning_logs", "runs/lightning_logs"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "reward_oracle_eval.ckpt").write_bytes(b"")
     with pytest.raises(ArtefactsError, match="More than once") as caught:
         Artefacts(tmp_path)
     (line,) = [line for line in str(caught.value).splitlines() if "; found " in line]
-    assert "backup/lightning_logs/reward_oracle_eval.ckpt, mdlm/outputs_gosai/lightning_logs/" in line
+    assert "backup/lightning_logs/reward_oracle_eval.ckpt, runs/lightning_logs/" in line
 
 
 def test_links_in_a_circle_end(folder, tmp_path):
@@ -160,6 +272,8 @@ def test_tables_are_those_of_the_most_active_rows(tmp_path, folder):
         counts = [sum(s[i : i + 3] == word for s in best for i in range(LENGTH - 2)) for word in words]
         assert tables[f"num_rows_{name}"] == rows
         assert tables[f"three_mers_{name}"].tolist() == counts
+    most_active = torch.tensor([["ACGT".index(letter) for letter in sequences[i]] for i in np.argsort(-activity)[:2]])
+    assert tables["motifs_top_0_1_percent"].tolist() == motif_counts(most_active, shipped_motifs()).tolist()
     assert tables["measured_activity_percentiles"][[0, 50, 100]].tolist() == pytest.approx([0.0, 9.995, 19.99])
 
 
@@ -178,7 +292,7 @@ def test_likelihoods_are_judged_by_those_of_the_measured_sequences(world):
     low, high = np.quantile(real.numpy(), [0.05, 0.95])
     own = task.log_likelihood(tokens, num_steps=1).numpy()
     assert figures["likely_as_real"] == np.mean((own >= low) & (own <= high))
-    shipped = tasks.make("dna_enhancer").metrics(tokens[:2], num_likelihood_steps=1)
+    shipped = tasks.make("dna_enhancer").metrics(tokens[:2], num_likelihood_steps=128)
     assert figures.keys() == shipped.keys()
 
 
@@ -193,11 +307,31 @@ def test_likelihoods_are_judged_by_those_of_the_measured_sequences(world):
         ("seq,hepg2,k562,sknsh\nACG,high,1,1\n", "line 2 does not read"),
         ("seq,hepg2,k562,sknsh\nACG,1,1,1\nAC", "line 3 does not read"),
         ("seq,hepg2,k562,sknsh\nACG,1,1,1\nACG,1,1,1\n", "above its 0.999 quantile"),
+        ("seq,hepg2,k562,sknsh\n,1,1,1\n,1,1,1\n", "line 2 is no sequence of 3 letters"),
+        ("seq,hepg2,k562,sknsh\n\nACG,1,1,1\n\nACGT,1,1,1\n", "line 5 is no sequence of 3 letters"),
+        ("seq,hepg2,k562,sknsh\nACG,1,1,1\n" + "A" * 200_000, "line 3 does not read"),
+        ("seq,hepg2,k562,sknsh\nACG,1,1,\udcff\n", "no text in UTF-8"),
     ],
 )
 def test_data_that_is_not_whole_is_refused_by_line(folder, tmp_path, text, words):
-    for place in PLACES.values():
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / place).write_text(text)
+    fill(tmp_path)
+    (tmp_path / PLACES["data"]).write_text(text, errors="surrogateescape")
     with pytest.raises(ArtefactsError, match=words):
-        _ = Artefacts(tmp_path).tables
+        _ = Artefacts(tmp_path, length=3).tables
+
+
+def test_sequences_of_another_length_are_refused(tmp_path):
+    fill(tmp_path)
+    (tmp_path / PLACES["data"]).write_text("seq,hepg2,k562,sknsh\n" + 5 * f"{'ACG' * 50},1,1,1\n")
+    task = tasks.make("dna_enhancer", artefacts=tmp_path)
+    with pytest.raises(ArtefactsError, match="line 2 is no sequence of 200 letters .* .it has 150 letters"):
+        _ = task.reference
+
+
+def test_a_byte_order_mark_and_blank_lines_are_no_data(tmp_path):
+    rows = [f"{letter * 3},{number},0,0" for number, letter in enumerate("ACGT")]
+    lines = ["seq,hepg2,k562,sknsh", "", *rows[:2], "  ", *rows[2:], ""]
+    (tmp_path / "data.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    found = read_measurements(tmp_path / "data.csv", 3)
+    assert found.tokens.tolist() == [[token] * 3 for token in range(4)]
+    assert found.activity.tolist() == [0.0, 1.0, 2.0, 3.0]

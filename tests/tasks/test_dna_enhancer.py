@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from sepo_env import tasks
 from sepo_env.diffusion.sampler import sample
 from sepo_env.errors import HeldOutRewardError, InvalidTokensError
 from sepo_env.tasks import metrics
+from sepo_env.tasks.motif_metrics import motif_counts
+from sepo_env.tasks.motifs import shipped_motifs
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def test_the_two_activity_oracles_are_different_networks(task):
 
 
 def test_metrics_are_what_their_parts_say(task, samples):
-    figures = task.metrics(samples, num_likelihood_steps=4, likelihood_samples=4)
+    figures = task.metrics(samples, likelihood_samples=4)
     held_out, training = task.judge()(samples), task.make_reward()(samples)
     assert figures["held_out_median"] == pytest.approx(float(np.median(held_out)))
     assert figures["held_out_q95"] == pytest.approx(float(np.quantile(held_out, 0.95)))
@@ -82,7 +85,10 @@ def test_metrics_are_what_their_parts_say(task, samples):
     reference = task.reference["three_mers_top_0_1_percent"]
     counts = metrics.kmer_counts(samples, 3, 4).numpy()
     assert figures["kmer_correlation"] == pytest.approx(np.corrcoef(counts, reference)[0, 1])
-    likelihood = task.log_likelihood(samples[:4], num_steps=4)
+    sites = motif_counts(samples, shipped_motifs()).numpy()
+    expected = scipy.stats.spearmanr(sites, task.reference["motifs_top_0_1_percent"]).statistic
+    assert figures["motif_correlation"] == pytest.approx(expected)
+    likelihood = task.log_likelihood(samples[:4], num_steps=128)
     assert figures["log_likelihood_median"] == pytest.approx(float(np.median(likelihood)))
     low, high = task.reference["log_likelihood_percentiles_dhs_test"][[5, 95]]
     assert figures["likely_as_real"] == float(((likelihood >= low) & (likelihood <= high)).double().mean())
@@ -91,6 +97,20 @@ def test_metrics_are_what_their_parts_say(task, samples):
     assert 0 < figures["nearest_hamming"] <= figures["mean_hamming"]
     assert 1.0 < figures["position_entropy"] <= 2.0
     assert "log_likelihood_median" not in task.metrics(samples, likelihood_samples=0)
+
+
+def test_sequences_are_called_likely_only_where_real_ones_were_measured_alike(task, samples):
+    given = torch.zeros_like(samples, dtype=torch.bool)
+    given[:, :10] = True
+    options = {"likelihood_samples": 2, "num_likelihood_steps": 2}
+    for prompt_mask, names in ((None, {"log_likelihood_median"}), (given, {"log_likelihood_median"})):
+        figures = task.metrics(samples[:4], prompt_mask=prompt_mask, **options)
+        assert {name for name in figures if "like" in name} == names
+    bound = task.log_likelihood(samples[:2], num_steps=2, prompt_mask=given[:2])
+    assert figures["log_likelihood_median"] == pytest.approx(float(np.median(bound)))
+    assert bool((bound > task.log_likelihood(samples[:2], num_steps=2)).all())  # ten bases fewer to be surprised at
+    other = tasks.make("dna_enhancer", denoiser=task.load_denoiser())
+    assert "likely_as_real" not in other.metrics(samples[:4], likelihood_samples=1)
 
 
 def test_likelihoods_do_not_depend_on_the_batch(task, samples):

@@ -149,3 +149,16 @@ def test_wrong_input_is_named() -> None:
         metrics.reward_gap(torch.zeros(2), torch.zeros(3))
     with pytest.raises(InvalidArgumentError, match="low <= high"):
         metrics.share_within(torch.zeros(2), 1.0, 0.0)
+
+
+def test_given_tokens_are_no_part_of_distinct_n() -> None:
+    tokens = torch.tensor([[0, 1, 2, 2], [0, 1, 3, 2]])
+    free = torch.tensor([[False, False, True, True], [False, False, True, True]])
+    assert metrics.distinct_n(tokens, 1).item() == 4 / 8
+    assert metrics.distinct_n(tokens, 1, free).item() == 2 / 4  # 2, 2, 3, 2
+    assert metrics.distinct_n(tokens, 2, free).item() == 1.0  # 22, 32
+    assert metrics.distinct_n(tokens, 2, torch.ones_like(free)) == metrics.distinct_n(tokens, 2)
+    with pytest.raises(InvalidArgumentError, match="3 free positions in a row"):
+        metrics.distinct_n(tokens, 3, free)
+    with pytest.raises(InvalidShapeError):
+        metrics.distinct_n(tokens, 1, free[:1])

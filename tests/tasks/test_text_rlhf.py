@@ -14,6 +14,7 @@ from agents import SEPO, Agent
 from agents.train import main as train
 from sepo_env import tasks
 from sepo_env.denoisers import MDLMConfig, MDLMDenoiser, SEDDConfig, SEDDDenoiser, save_denoiser
+from sepo_env.diffusion.likelihood import elbo
 from sepo_env.errors import (
     CheckpointError,
     HeldOutRewardError,
@@ -243,3 +244,50 @@ def test_an_update_with_the_vocabulary_of_gpt2_at_full_length_fits() -> None:
     assert row["reward_calls"] == 2
     assert any(not torch.equal(*pair) for pair in zip(before, agent.denoiser.parameters(), strict=True))
     assert length * vocabulary <= largest.elements <= length * (vocabulary + 1)
+
+
+def test_the_figures_are_of_the_responses() -> None:
+    task = tasks.make("text_rlhf", prompt=["the lord is my shepherd", "blessed are the poor"])
+    prompts = task.prompt_set.tokens
+    tokens = prompts.repeat(4, 1).masked_fill(prompts.repeat(4, 1) == task.num_tokens, task.encode(["lord"])[0, 0])
+    given = (prompts < task.num_tokens).repeat(4, 1)
+    figures = task.metrics(tokens, prompt_mask=given, likelihood_samples=5, num_likelihood_steps=3)
+    assert figures["distinct_1"] == 1 / int((~given).sum())  # one word for all
+    bound = torch.cat(
+        [
+            elbo(task.process, task.denoiser, tokens[i : i + 1], num_steps=3, seed=i, prompt_mask=given[i : i + 1])
+            for i in range(5)
+        ]
+    )
+    assert figures["log_likelihood_median"] == pytest.approx(float(bound.median()))
+
+
+def ending_task(folders, **options) -> TextRLHFTask:
+    tokenizer = hf_models.make_tokenizer()
+    tokenizer.eos_token = "[SEP]"
+    folder = folders / "ending"
+    tokenizer.save_pretrained(folder)
+    return tasks.make(
+        "text_rlhf", denoiser=folders / "mdlm.safetensors", tokenizer=folder, length=6, **{"prompt": "a", **options}
+    )
+
+
+def test_a_text_ends_at_its_end_of_text(folders) -> None:
+    task = ending_task(folders)
+    vocabulary = task.codec.tokenizer.get_vocab()
+    a, b, end = vocabulary["a"], vocabulary["b"], vocabulary["[SEP]"]
+    mask = task.num_tokens
+    rows = [[a, b, end, b, end, a], [end, end, a, end, b, b], [a, b, a, b, a, b], [a, end, mask, b, b, b], [end] * 6]
+    texts = task.decode(torch.tensor(rows))
+    assert texts == ["a b", "a", "a b a b a b", f"a {task.mask_letter} b b b", ""]
+    glued = ending_task(folders, end_of_text=False).decode(torch.tensor(rows[:2]))
+    assert glued == ["a b b a", "a b b"]
+    # What follows the end changes neither reward nor judge: they read the text.
+    reward = task.make_reward(lambda texts: [float(len(text)) for text in texts])
+    assert reward(torch.tensor(rows[:2])).tolist() == [3.0, 1.0]
+
+
+def test_a_prompt_that_ends_the_text_is_refused(folders) -> None:
+    with pytest.raises(InvalidPromptError, match="holds the end of text"):
+        ending_task(folders, prompt=["a", "a [SEP] b"])
+    assert ending_task(folders, prompt="a [SEP] b", end_of_text=False).conditional

@@ -10,7 +10,7 @@ from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion.enumeration import all_states
 from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.diffusion.sampler import first_hitting, sample
-from sepo_env.errors import InvalidArgumentError
+from sepo_env.errors import InvalidArgumentError, UnknownOptionError
 
 
 def double(task):
@@ -120,3 +120,9 @@ def test_metrics_are_those_of_the_tokens():
 def test_worlds_that_cannot_be_enumerated_are_refused(options):
     with pytest.raises(InvalidArgumentError):
         tasks.make("toy", **options)
+
+
+def test_options_that_it_does_not_take_are_named():
+    words = "the task 'toy' got an unexpected keyword argument 'artefacts'. It takes: .*length"
+    with pytest.raises(UnknownOptionError, match=words):
+        tasks.make("toy", artefacts="DRAKES_data")

