@@ -6,6 +6,7 @@ Only A and B, of rank r, are trained. B starts at 0, so the policy starts as the
 from __future__ import annotations
 
 import importlib
+import re
 from types import ModuleType
 
 import torch
@@ -51,7 +52,11 @@ def add_lora(denoiser: Denoiser, rank: int, alpha: float | None = None, seed: in
             f"{type(denoiser).__name__} has no linear or convolutional layer to adapt; take lora_rank=0."
         )
     config = peft.LoraConfig(
-        r=rank, lora_alpha=2 * rank if alpha is None else alpha, lora_dropout=0.0, bias="none", target_modules=targets
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules="|".join(re.escape(name) for name in targets),  # whole names; a list is matched by their ends
     )
     denoiser.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
@@ -78,7 +83,7 @@ def merge_lora(denoiser: Denoiser) -> Denoiser:
 def adaptable_layers(denoiser: nn.Module) -> list[str]:
     """The names of the layers that `add_lora` adapts."""
     owners: dict[int, int] = {}
-    for module in denoiser.modules():
+    for _, module in denoiser.named_modules(remove_duplicate=False):  # one that is used in two places, twice
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     return [

@@ -21,7 +21,8 @@ def policy_state(denoiser: nn.Module) -> dict[str, Tensor]:
     parameters = dict(denoiser.named_parameters())  # names a tied parameter once
     if any(not parameter.requires_grad for parameter in parameters.values()):
         return {name: p.detach() for name, p in parameters.items() if p.requires_grad}
-    return {name: value for name, value in denoiser.state_dict().items() if name not in _aliases(denoiser)}
+    aliases = _aliases(denoiser)
+    return {name: value for name, value in denoiser.state_dict().items() if name not in aliases}
 
 
 def load_policy_state(denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -48,7 +49,7 @@ def frozen_fingerprint(denoiser: nn.Module) -> str | None:
     digest = hashlib.sha256()
     for name, parameter in sorted(frozen):
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 

@@ -31,7 +31,7 @@ def make_model(config: RewardModelConfig, pairs: Iterable[Pair]) -> tuple[Any, A
         model = _small_gpt2(config, tokenizer)
     else:
         model, tokenizer = load_folder(config.base, "AutoModelForSequenceClassification", may_miss=_HEADS, num_labels=1)
-        if tokenizer.pad_token_id is None:  # GPT-2 has none; padding is not attended to, so any will do
+        if tokenizer.pad_token_id is None:  # GPT-2 has none; the configuration is told below
             tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
         tokenizer.model_max_length = min(config.max_length, text_room(model, tokenizer) or config.max_length)

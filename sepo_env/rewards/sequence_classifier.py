@@ -78,10 +78,12 @@ class SequenceClassifierReward(Reward):
         folder = os.path.basename(os.path.normpath(path))
         self.name = name or (folder if self.label is None else str(model.config.id2label[self.label]))
         self._decode = decode
-        if tokenizer.pad_token_id is None:  # GPT-2's has none, and none is read: the mask says what is padding
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        if getattr(model.config, "pad_token_id", None) is None:
-            model.config.pad_token_id = tokenizer.pad_token_id
+        own = getattr(model.config, "pad_token_id", None)
+        if tokenizer.pad_token_id is None:  # GPT-2's has none
+            fallback = tokenizer.eos_token or tokenizer.unk_token
+            tokenizer.pad_token = fallback if own is None else tokenizer.convert_ids_to_tokens(own)
+        # Causal classifiers read the last token that is no padding: theirs must be what texts are padded with.
+        model.config.pad_token_id = tokenizer.pad_token_id
 
     def score(self, tokens: Tensor) -> Tensor:
         """Return the values ``(B,)`` of ``tokens`` ``(B, L)``, computed on their device."""

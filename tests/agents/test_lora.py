@@ -233,3 +233,34 @@ def test_the_fingerprint_is_that_of_the_frozen_part(folder: Path) -> None:
     with torch.no_grad():
         next(p for p in other.parameters() if not p.requires_grad).add_(1e-3)
     assert frozen_fingerprint(one) != frozen_fingerprint(other)
+
+
+class Named(Denoiser):
+    """Layers whose names end alike, and one that is used in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_tokens, self.length, self.parameterisation, self.time_conditioned = 4, None, "posterior", False
+        self.embedding = torch.nn.Embedding(5, 4)
+        self.attention = torch.nn.MultiheadAttention(4, 2, batch_first=True)
+        self.out_proj = torch.nn.Linear(4, 4)
+        self.once = torch.nn.Linear(4, 4)
+        self.twice = self.once
+
+    def forward(self, tokens: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(tokens)
+        hidden = self.out_proj(self.attention(hidden, hidden, hidden)[0])
+        return self.twice(self.once(hidden)).log_softmax(-1)
+
+
+def test_layers_are_named_whole_and_shared_ones_left_alone() -> None:
+    denoiser = Named()
+    assert adaptable_layers(denoiser) == ["out_proj"]
+    add_lora(denoiser, rank=2)
+    assert {name.partition(".lora_")[0] for name, p in denoiser.named_parameters() if p.requires_grad} == {"out_proj"}
+
+
+def test_a_frozen_number_has_a_fingerprint() -> None:
+    denoiser = conv()
+    denoiser.register_parameter("scale", torch.nn.Parameter(torch.tensor(2.0), requires_grad=False))
+    assert frozen_fingerprint(denoiser) is not None

@@ -130,3 +130,23 @@ def test_wrong_uses_are_refused(folders: dict[str, Path], tmp_path: Path) -> Non
         SequenceClassifierReward(save_masked_lm(tmp_path / "lm"), decode=decode)
     with pytest.raises(CheckpointError, match="no folder"):
         SequenceClassifierReward(tmp_path / "absent", decode=decode)
+
+
+@pytest.mark.parametrize(("token", "config_pad"), [("[SEP]", None), (None, 3), ("[SEP]", 3)])
+def test_a_causal_classifier_reads_the_last_token_whatever_the_batch(
+    token: str | None, config_pad: int | None, tmp_path: Path
+) -> None:
+    library, tokenizer = transformers(), make_tokenizer()
+    tokenizer.pad_token, tokenizer.eos_token = token, "[CLS]"
+    torch.manual_seed(0)
+    shape = library.GPT2Config(vocab_size=len(tokenizer), n_positions=16, n_embd=8, n_layer=1, n_head=2, num_labels=1)
+    model = library.GPT2ForSequenceClassification(shape)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.config.pad_token_id = config_pad
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reward = SequenceClassifierReward(tmp_path, decode=decode)
+    alone = torch.cat([reward(row[None]) for row in TOKENS])
+    torch.testing.assert_close(reward(TOKENS), alone, atol=1e-6, rtol=1e-6)
