@@ -28,7 +28,7 @@ from sepo_env import tasks
 from sepo_env.errors import CheckpointError
 from sepo_env.registration import ENVIRONMENTS
 
-_OPTIONAL = frozenset({"prompt", "task_options", "guidance_scale"})
+_OPTIONAL = frozenset({"prompt", "task_options", "artefacts", "guidance_scale"})
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: st
         # A folder from before there were such options holds a run without them.
         if not prefix and key in _OPTIONAL and not before and not after:
             continue
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            changes += _differences(before, after, f"{prefix}{key}.")
+        if isinstance(before or after, Mapping) and isinstance(after or before, Mapping):
+            changes += _differences(before or {}, after or {}, f"{prefix}{key}.")
         elif before != after:
             changes.append(f"{prefix}{key} {before} -> {after}")
     return changes

@@ -91,7 +91,7 @@ def test_a_model_on_the_hub_is_known_by_its_name_and_commit(
 ) -> None:
     shutil.copy(tiny, tmp_path / "0a1b2c")
 
-    def snapshot(path: str) -> Path:
+    def snapshot(path: str, *, programs: bool = False) -> Path:
         return tmp_path / "0a1b2c" if path == "hub:me/it" else Path(path)
 
     monkeypatch.setattr("_candidate.local_path", snapshot)

@@ -138,7 +138,7 @@ def test_prompts_options_and_guidance_from_the_command(tmp_path: Path) -> None:
         ({"guidance_scale": 1.0}, "draws no prompts to be guided by"),
         ({"guidance_scale": -1.0, "prompt": ("A???",)}, "guidance_scale is -1.0"),
         ({"task_options": "[]"}, "give an object"),
-        ({"task_options": '{"colour": 1}'}, "does not take these task_options"),
+        ({"task_options": '{"colour": 1}'}, "unexpected keyword argument 'colour'"),
         ({"prompt": ("AXC?",)}, "the prompt does not fit"),
     ],
 )

@@ -45,5 +45,5 @@ def test_a_model_that_the_hub_has_not(hub):
 
 def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtraError, match=r"huggingface_hub is not installed.*sepo-env\[hub\]"):
+    with pytest.raises(MissingExtraError, match=r"huggingface_hub is not installed.*pip install -e '\.\[hub\]'"):
         load_denoiser("hub:someone/mdlm")

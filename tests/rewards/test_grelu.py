@@ -133,7 +133,7 @@ def test_tensors_of_another_model_are_refused(tmp_path, fake_grelu, grelu):
     checkpoint["state_dict"] = {f"model.part.{number}": torch.zeros(1) for number in range(300)}
     checkpoint["state_dict"]["model.head.bias"] = "no tensor"
     torch.save(checkpoint, path)
-    with pytest.raises(CheckpointError, match="and 29. more") as caught:
+    with pytest.raises(CheckpointError, match="expected tensors by name, found 301 entries") as caught:
         load_grelu(path, **ACTIVITY)
     assert len(str(caught.value)) < 1000
 
