@@ -204,7 +204,11 @@ def test_the_command_line_takes_the_options_of_the_task(folders, tmp_path, capsy
     task = tasks.make("text_rlhf", **chosen)
     agent = Agent.load(tmp_path / "run" / "agent", task=task, device="cpu")
     assert agent.sample(1, seed=3)[0].startswith("in the beginning")
-    for wrong, message in (("{", "no JSON"), ("[1]", "give an object"), ('{"rewards": 1}', "unexpected keyword argument")):
+    for wrong, message in (
+        ("{", "no JSON"),
+        ("[1]", "give an object"),
+        ('{"rewards": 1}', "unexpected keyword argument"),
+    ):
         assert train(["sepo", "--task", "TextRLHF-v0", "--quiet", "--task-options", wrong]) == 1
         assert message in capsys.readouterr().err
 
