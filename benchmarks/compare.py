@@ -39,8 +39,8 @@ class Options:
     budget: int | None = None
     """Network evaluations of a run (1 a sequence forward, 3 with its backward); the suite's own if not given."""
     prompt: tuple[str, ...] = ()
-    """One or several texts of which every sequence keeps one, with ? where free; give a folder of its own with it
-    (--output), as with the three options below."""
+    """One or several texts of which every sequence keeps one, with the task's mask letter where free (? for DNA, _ for
+    text); give a folder of its own with it (--output), as with the three options below."""
     task_options: str = "{}"
     """Options of the task as a JSON object, such as {"schedule": "cosine"}."""
     artefacts: Path | None = None

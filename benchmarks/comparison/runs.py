@@ -44,7 +44,8 @@ class Run:
         reward: what the agent is trained on; None is the task's training reward.
         weights: fingerprint of the shipped denoiser and oracles.
         variant: tells runs of one agent with other settings apart, where there are such.
-        prompt: texts of which every sequence keeps one, with "?" where free; none: what the task draws, if anything.
+        prompt: texts of which every sequence keeps one, with the task's mask letter where free; none: what the
+            task draws, if anything.
         task_options: options of the task, for JSON.
         artefacts: fingerprints of the user's files that the task runs on, by role.
         guidance_scale: of classifier-free guidance by the prompts; 0: none.

@@ -55,8 +55,8 @@ class Suite:
             is in nats a sequence.
         evaluation: how the ends of the runs are judged.
         reward: what all agents are trained on; None is the task's training reward.
-        prompt: texts of which every sequence keeps one, of agents and of the pretrained denoiser alike, with "?" where
-            free; none: what the task draws, if anything.
+        prompt: texts of which every sequence keeps one, of agents and of the pretrained denoiser alike, with the task's
+            mask letter where free; none: what the task draws, if anything.
         task_options: options of the task, for JSON.
         guidance_scale: of classifier-free guidance by the prompts, of agents and of the pretrained denoiser alike. It
             doubles what everything costs, so the budget pays for half as many iterations.
