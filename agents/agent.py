@@ -168,9 +168,9 @@ class Agent(ABC):
             num_samples: how many.
             num_steps: K; None is the training's.
             seed: sequence i depends on ``seed + i`` alone; None draws one from torch's global generator.
-            prompt: given letters with the task's ``mask_letter`` where free, one string for all or one for
-                each; or tokens, int64 ``(L,)`` or ``(num_samples, L)``; see `sepo_env.tasks.prompts.resolve_prompts`. It goes before the task's own. None:
-                what the task draws, if anything.
+            prompt: given letters with the task's ``mask_letter`` where free, one string for all or one for each; or
+                tokens, int64 ``(L,)`` or ``(num_samples, L)``; see `sepo_env.tasks.prompts.resolve_prompts`. It goes
+                before the task's own. None: what the task draws, if anything.
 
         Returns:
             Tokens int64 ``(num_samples, L)``, on the agent's device.

@@ -47,8 +47,8 @@ class RunOptions:
     reward: str | None = None
     """Name of one of the task's training rewards; None takes the task's own."""
     prompt: tuple[str, ...] = ()
-    """One or several texts, with the task's mask letter where free (? for DNA, _ for the shipped text worlds): the agent
-    is trained on, and shows, sequences that keep one of them."""
+    """One or several texts, with the task's mask letter where free (? for DNA, _ for the shipped text worlds): the
+    agent is trained on, and shows, sequences that keep one of them."""
     task_options: str = "{}"
     """Options of the task as a JSON object, such as {"artefacts": "DRAKES_data"} for DNAEnhancer-v0, or
     {"reward_model": "runs/rm/reward_model"} for TextRLHF-v0."""

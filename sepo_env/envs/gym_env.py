@@ -59,7 +59,8 @@ class DiffusionEnv(gym.Env[Observation, Rates]):
     All positions masked (absorbing) or uniformly random (uniform). ``reset(options={"prompt": ...})`` clamps given
     positions for one episode: a string with the task's ``mask_letter`` where free, or token ids with any other number
     where free. It goes before a prompt that the task draws (such as the ``prompt``, ``flanks`` and ``motifs`` of
-    ``DNAEnhancer-v0``). Where the observation does not show it, the ``info`` of the reset then holds ``prompt_mask``, bool ``(L,)``.
+    ``DNAEnhancer-v0``). Where the observation does not show it, the ``info`` of the reset then holds ``prompt_mask``,
+    bool ``(L,)``.
     ``reset(seed=s)`` restarts the random stream, ``reset()`` goes on with it.
 
     ## Episode End
