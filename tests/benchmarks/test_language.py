@@ -214,3 +214,10 @@ def test_a_judge_of_the_users_own_by_the_name_of_its_file(options: language.Opti
         language.load_judge(f"{path}:ask")
     with pytest.raises(InvalidArgumentError, match="one of them judges"):
         language.main(language.Options(**{**chosen, "judge_model": path}), "command")
+
+
+def test_the_judge_that_ships_prefers_the_cheerful_text() -> None:
+    judge = language.load_judge(str(Path(language.__file__).with_name("vader_judge.py")) + ":more_cheerful")
+    good, evil = "praise and joy", "blood and evil"
+    answers = [judge("the lord", *pair) for pair in ((good, evil), (evil, good), (good, good), ("and", "the"))]
+    assert answers == [1.0, 0.0, 0.5, 0.5]
