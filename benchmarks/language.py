@@ -44,7 +44,8 @@ from sepo_env.errors import InvalidArgumentError, RewardError, SepoEnvError
 from sepo_env.registration import ENVIRONMENTS
 from sepo_env.rewards import SequenceClassifierReward, string_reward
 from sepo_env.tasks import Task
-from sepo_env.tasks.language_metrics import Judge, Perplexity, distinct_n_written, play_games, reward_judge
+from sepo_env.tasks.language_metrics import Judge, Perplexity, play_games, reward_judge
+from sepo_env.tasks.metrics import distinct_n
 
 WIN_RATES = ("win_rate", "win_rate_length_controlled")
 Draw = Callable[[int, int], Tensor]
@@ -175,7 +176,7 @@ def evaluate(
                 row: dict[str, Any] = {"side": side, "steps": steps, "texts": len(tokens)}
                 if perplexity is not None:
                     row["perplexity"] = perplexity(whole, prompts)
-                row |= {f"distinct_{n}": distinct_n_written(tokens, n, free) for n in (1, 2, 3)}
+                row |= {f"distinct_{n}": float(distinct_n(tokens, n, free)) for n in (1, 2, 3)}
                 row["held_out_mean"] = float(held_out(tokens).mean())
                 rows.append(row)
                 keep(pd.DataFrame(rows), pd.concat(texts, ignore_index=True))

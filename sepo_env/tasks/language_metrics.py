@@ -14,7 +14,6 @@ from scipy.special import expit
 from torch import Tensor
 
 from sepo_env.errors import InvalidArgumentError, RewardError
-from sepo_env.tasks.metrics import distinct_n
 from sepo_env.tasks.perplexity import Perplexity
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "Judge",
     "Perplexity",
     "WinRate",
-    "distinct_n_written",
     "length_controlled_win_rate",
     "play",
     "play_games",
@@ -33,25 +31,6 @@ Judge = Callable[[str, str, str], float | bool]
 """Prompt and two responses -> the probability that the first response is better, or whether it is."""
 
 _MOST_LOG_ODDS = 30.0
-
-
-def distinct_n_written(tokens: Tensor, n: int, free: Tensor | None = None) -> float:
-    """As `sepo_env.tasks.metrics.distinct_n`, of the n-grams that lie wholly in free positions.
-
-    Args:
-        tokens: int64 ``(B, L)``.
-        n: 1 to L.
-        free: which positions were written and not given, bool ``(B, L)``; None: all of them.
-
-    Returns:
-        In (0, 1]; NaN where no n free positions are neighbours.
-
-    >>> distinct_n_written(torch.tensor([[7, 7, 0, 0, 1]]), 1, torch.tensor([[False, False, True, True, True]]))
-    0.6666666666666666
-    """
-    if free is not None and not bool(free.unfold(1, n, 1).all(-1).any()):
-        return float("nan")
-    return float(distinct_n(tokens, n, free))
 
 
 @dataclass(frozen=True)

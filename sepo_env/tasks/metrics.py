@@ -72,7 +72,8 @@ def distinct_n(tokens: Tensor, n: int, free: Tensor | None = None) -> Tensor:
         free: (B, L) bool, positions that were written and not given: n-grams with any other are not counted; None: all.
 
     Returns:
-        (), in (0, 1]; 1 if no n-gram occurs twice. It falls as B grows: compare sets of one size only.
+        (), in (0, 1]; 1 if no n-gram occurs twice, NaN where no n free positions are neighbours. It falls as B grows:
+        compare sets of one size only.
 
     >>> distinct_n(torch.tensor([[0, 1, 0, 1]]), 2).item()  # 01, 10, 01
     0.6666666666666666
@@ -85,9 +86,8 @@ def distinct_n(tokens: Tensor, n: int, free: Tensor | None = None) -> Tensor:
         if free.shape != tokens.shape:
             raise InvalidShapeError("free", free.shape, f"the shape {tuple(tokens.shape)} of tokens")
         grams = grams[free.unfold(1, n, 1).reshape(-1, n).all(-1)]
-        if len(grams) == 0:
-            raise InvalidArgumentError(f"no sequence has {n} free positions in a row; choose a smaller n.")
-    return torch.tensor(len(torch.unique(grams, dim=0)) / len(grams), dtype=torch.float64, device=tokens.device)
+    share = len(torch.unique(grams, dim=0)) / len(grams) if len(grams) else math.nan
+    return torch.tensor(share, dtype=torch.float64, device=tokens.device)
 
 
 def distinct_tokens(tokens: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -95,8 +96,5 @@ class TokenizerTask(Task):
         Given positions are left out; so is an n for which no text has that many free positions in a row.
         """
         free = None if prompt_mask is None else ~prompt_mask
-        found = {}
-        for n in range(1, min(3, self.length) + 1):
-            if free is None or bool(free.unfold(1, n, 1).all(-1).any()):
-                found[f"distinct_{n}"] = float(metrics.distinct_n(tokens, n, free))
-        return found
+        shares = {n: float(metrics.distinct_n(tokens, n, free)) for n in range(1, min(3, self.length) + 1)}
+        return {f"distinct_{n}": share for n, share in shares.items() if not math.isnan(share)}

@@ -16,7 +16,8 @@ from agents import REINFORCE
 from sepo_env import tasks
 from sepo_env.assets import asset_path
 from sepo_env.errors import InvalidArgumentError, RewardError, UnknownOptionError
-from sepo_env.tasks.language_metrics import Perplexity, distinct_n_written, play
+from sepo_env.tasks.language_metrics import Perplexity, play
+from sepo_env.tasks.metrics import distinct_n
 
 spec = importlib.util.spec_from_file_location("hf_models", Path(__file__).parents[1] / "hf_models.py")
 assert spec is not None
@@ -67,7 +68,7 @@ def test_the_table_is_of_the_texts_that_are_written(options: language.Options, c
         # Drawn again: a text may be spelled in fewer tokens than it was written with.
         drawn = draw[row.side](row.steps, options.seed)
         assert task.decode(drawn) == list(chosen["text"])
-        assert row.distinct_2 == distinct_n_written(drawn, 2, task.encode(given) == task.num_tokens)
+        assert row.distinct_2 == distinct_n(drawn, 2, task.encode(given) == task.num_tokens)
     lines = asset_path("text_rlhf_prompts.jsonl").read_text().splitlines()
     beginnings = {json.loads(line)["prompt"] for line in lines}
     # The untrained agent is the pretrained denoiser: the same prompts, the same texts, no winner.

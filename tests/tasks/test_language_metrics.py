@@ -13,11 +13,11 @@ from scipy.special import expit
 from sepo_env.errors import CheckpointError, InvalidArgumentError, RewardError
 from sepo_env.tasks.language_metrics import (
     Perplexity,
-    distinct_n_written,
     length_controlled_win_rate,
     play,
     reward_judge,
 )
+from sepo_env.tasks.metrics import distinct_n
 
 spec = importlib.util.spec_from_file_location("hf_models", Path(__file__).parents[1] / "hf_models.py")
 hf_models = importlib.util.module_from_spec(spec)
@@ -152,10 +152,10 @@ def test_a_tokenizer_without_offsets_finds_the_border_by_the_prompts_tokens(fold
 def test_n_grams_are_counted_where_something_was_written() -> None:
     tokens = torch.tensor([[7, 7, 0, 0, 1], [7, 0, 0, 1, 2]])
     free = torch.tensor([[False, False, True, True, True], [False, True, True, True, False]])
-    assert distinct_n_written(tokens, 1, free) == pytest.approx(2 / 6)
-    assert distinct_n_written(tokens, 2, free) == pytest.approx(2 / 4)
-    assert math.isnan(distinct_n_written(tokens, 4, free))
-    assert distinct_n_written(tokens, 1) == pytest.approx(4 / 10)
+    assert distinct_n(tokens, 1, free) == pytest.approx(2 / 6)
+    assert distinct_n(tokens, 2, free) == pytest.approx(2 / 4)
+    assert math.isnan(distinct_n(tokens, 4, free))
+    assert distinct_n(tokens, 1) == pytest.approx(4 / 10)
 
 
 def games(count=4000, theta=0.0, phi=0.0, mean=0.0, seed=0):
