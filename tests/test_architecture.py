@@ -14,6 +14,7 @@ MAX_LINES = 350
 # Who may import whom, the longest prefix of a module's name decides. A layer may always import itself.
 ALLOWED = {
     "sepo_env.errors": set(),
+    "sepo_env.arguments": {"sepo_env.errors"},
     "sepo_env.device": {"sepo_env.errors"},
     "sepo_env.diffusion": {"sepo_env.errors"},
     "sepo_env.foreign": {"sepo_env.errors", "sepo_env.inert", "sepo_env.paths"},
@@ -133,7 +134,8 @@ def layer_of(name: str) -> str:
 
 def is_allowed(name: str, target: str) -> bool:
     layer, other = layer_of(name), layer_of(target)
-    allowed = ALLOWED[layer]
+    # How arguments are refused is every layer's business, as are the errors themselves.
+    allowed = ALLOWED[layer] | ({"sepo_env.arguments"} if layer != "sepo_env.errors" else set())
     # Agents and benchmarks see all of the packages below them; within sepo_env each layer is named.
     return other == layer or other in allowed or other.partition(".")[0] in allowed
 
