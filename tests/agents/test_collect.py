@@ -11,6 +11,7 @@ from sepo_env import TorchRLEnv
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion.sampler import sample
 from sepo_env.tasks import make
+from tests.comparisons import assert_same
 
 B, K = 6, 5
 
@@ -116,9 +117,7 @@ def test_a_batch_in_parts_is_the_batch_in_one_piece(graph: str) -> None:
         starts.append(first_states(env, config, 2))
     assert size == 2 < B
     for whole, parts in (batches, starts):
-        assert set(whole.keys(True, True)) == set(parts.keys(True, True))
-        for key in whole.keys(True, True):
-            assert torch.equal(whole[key], parts[key]), key
+        assert_same(parts, whole)
     assert torch.equal(starts[0]["tokens"], batches[0]["tokens"][:, 0])
 
 

@@ -19,6 +19,7 @@ from sepo_env.denoisers.sedd import SEDDConfig, SEDDDenoiser
 from sepo_env.denoisers.transformer import TransformerDenoiser, TransformerDenoiserConfig
 from sepo_env.errors import CheckpointError, InvalidArgumentError, MissingExtraError
 from sepo_env.tasks import Task, make
+from tests.comparisons import assert_same
 from tests.hf_models import make_frameless_tokenizer, save_masked_lm
 
 SMALL: dict[str, Any] = {
@@ -73,7 +74,7 @@ def test_adapters_start_as_nothing_and_are_all_that_learns(kind: str, folder: Pa
     before = outputs(denoiser)
     names = set(adaptable_layers(denoiser))
     assert add_lora(denoiser, rank=2) is denoiser
-    assert torch.equal(outputs(denoiser), before)
+    assert_same(outputs(denoiser), before)
     learning = {name.partition(".lora_")[0] for name, p in denoiser.named_parameters() if p.requires_grad}
     assert learning == names
     assert all(p.requires_grad == (".lora_" in name) for name, p in denoiser.named_parameters())
@@ -107,7 +108,7 @@ def test_all_architectures_with_layers_are_here() -> None:
 def test_every_adapter_takes_part(kind: str) -> None:
     denoiser = small_denoisers()[kind]
     adapted = add_lora(small_denoisers()[kind], rank=2)
-    assert torch.equal(outputs(adapted), outputs(denoiser))
+    assert_same(outputs(adapted), outputs(denoiser))
     randomise_adapters(adapted)
     tokens = torch.randint(0, denoiser.num_tokens, (4, 5), generator=torch.Generator().manual_seed(0))
     adapted(tokens, torch.full((4,), 0.5)).square().sum().backward()
