@@ -7,11 +7,12 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
-from comparison.figures import STYLE, looks
-from comparison.runs import write_atomically
-from comparison.statistics import Estimate
-from comparison.tables import format_estimate, markdown_table
 from matplotlib.figure import Figure
+
+from benchmarks.comparison.figures import STYLE, looks
+from benchmarks.comparison.runs import write_atomically
+from benchmarks.comparison.statistics import Estimate
+from benchmarks.comparison.tables import format_estimate, markdown_table
 
 LABELS = {
     "perplexity": "perplexity",

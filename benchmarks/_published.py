@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from comparison.tables import markdown_table
+
+from benchmarks.comparison.tables import markdown_table
 
 PUBLISHED = Path(__file__).with_name("published_dna.csv")
 _ABOUT = "about "

@@ -12,14 +12,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-from comparison.report import cost_verdict, load_results, reference_of, write_report
-from comparison.runs import plan
-from comparison.scheduler import available_cores, run_all
-from comparison.suite import Suite, SuiteName, make_suite, task_options
-from comparison.tables import MAX_COST_SPREAD, cost_spread
-from comparison.worker import check
+if __name__ == "__main__" and not __package__:  # run as a file
+    import _checkout  # noqa: F401
 
+import tyro
+
+from benchmarks.comparison.report import cost_verdict, load_results, reference_of, write_report
+from benchmarks.comparison.runs import plan
+from benchmarks.comparison.scheduler import available_cores, run_all
+from benchmarks.comparison.suite import Suite, SuiteName, make_suite, task_options
+from benchmarks.comparison.tables import MAX_COST_SPREAD, cost_spread
+from benchmarks.comparison.worker import check
 from sepo_env.device import find_device
 from sepo_env.errors import SepoEnvError
 

@@ -25,18 +25,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and not __package__:  # run as a file
+    import _checkout  # noqa: F401
+
 import pandas as pd
 import torch
 import tyro
-from _judges import judges_what_it_trained, load_judge
-from _language_report import keep_tables, write_results
-from _language_texts import prompts_and_responses, prompts_of
-from comparison.statistics import win_rate_estimates
-from comparison.tables import PRETRAINED
 from torch import Tensor
 from tqdm import tqdm
 
 from agents.agent import Agent
+from benchmarks._judges import judges_what_it_trained, load_judge
+from benchmarks._language_report import keep_tables, write_results
+from benchmarks._language_texts import prompts_and_responses, prompts_of
+from benchmarks.comparison.statistics import win_rate_estimates
+from benchmarks.comparison.tables import PRETRAINED
 from sepo_env import tasks
 from sepo_env.device import find_device
 from sepo_env.diffusion.sampler import sample

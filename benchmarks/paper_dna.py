@@ -21,16 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and not __package__:  # run as a file
+    import _checkout  # noqa: F401
+
 import pandas as pd
 import torch
 import tyro
-from _candidate import Candidate, agent_description, departures, fingerprint, load_candidate, name_of
-from _published import comparison, comparison_markdown
-from comparison.runs import weights_fingerprint, write_atomically
-from comparison.tables import markdown_table
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks._candidate import Candidate, agent_description, departures, fingerprint, load_candidate, name_of
+from benchmarks._published import comparison, comparison_markdown
+from benchmarks.comparison.runs import weights_fingerprint, write_atomically
+from benchmarks.comparison.tables import markdown_table
 from sepo_env.denoisers import Denoiser
 from sepo_env.device import find_device
 from sepo_env.errors import CheckpointError, InvalidArgumentError, SepoEnvError

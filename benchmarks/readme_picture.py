@@ -8,15 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+if __name__ == "__main__" and not __package__:  # run as a file
+    import _checkout  # noqa: F401
+
 import gymnasium as gym
 import matplotlib
 import numpy as np
 import pandas as pd
 import tyro
-from comparison.figures import STYLE, draw_learning_curve
 from matplotlib.figure import Figure
 
 import sepo_env  # noqa: F401 - registers the environments
+from benchmarks.comparison.figures import STYLE, draw_learning_curve
 
 _RESULTS = Path(__file__).parent / "results"
 

@@ -13,12 +13,17 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
+if __name__ == "__main__" and not __package__:  # run as a file
+    import _checkout  # noqa: F401
+
 import numpy as np
 import pandas as pd
 import scipy.stats
 import torch
 import tyro
-from _measurements import (
+from tqdm import tqdm
+
+from benchmarks._measurements import (
     Bench,
     Options,
     sampler_against_loop,
@@ -27,9 +32,7 @@ from _measurements import (
     vector_against_singles,
     vector_step,
 )
-from comparison.tables import markdown_table
-from tqdm import tqdm
-
+from benchmarks.comparison.tables import markdown_table
 from sepo_env.device import find_device
 from sepo_env.errors import SepoEnvError
 

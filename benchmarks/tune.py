@@ -20,14 +20,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+if __name__ == "__main__" and not __package__:  # run as a file
+    import _checkout  # noqa: F401
+
 import pandas as pd
 import tyro
-from comparison.runs import Run, plan, write_atomically
-from comparison.scheduler import available_cores, run_all
-from comparison.suite import Suite, SuiteName, make_suite, task_options
-from comparison.tables import PRETRAINED, markdown_table
 
 from agents.registry import AGENTS
+from benchmarks.comparison.runs import Run, plan, write_atomically
+from benchmarks.comparison.scheduler import available_cores, run_all
+from benchmarks.comparison.suite import Suite, SuiteName, make_suite, task_options
+from benchmarks.comparison.tables import PRETRAINED, markdown_table
 from sepo_env.device import find_device
 from sepo_env.errors import InvalidArgumentError, SepoEnvError
 

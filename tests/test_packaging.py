@@ -19,8 +19,9 @@ def wheel(project_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(project_root / name, source)
-    for name in (*PACKAGES, "tests"):
-        shutil.copytree(project_root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    unneeded = shutil.ignore_patterns("__pycache__", "results", "runs")
+    for name in (*PACKAGES, "benchmarks", "tests"):
+        shutil.copytree(project_root / name, source / name, ignore=unneeded)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*command, "--wheel-dir", str(target), str(source)], check=True, capture_output=True, text=True)
     (built,) = target.glob("*.whl")
@@ -41,6 +42,14 @@ def test_the_wheel_holds_every_module_and_asset_and_nothing_else(wheel, project_
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == expected_files(project_root)
     assert {"sepo_env/py.typed", "agents/py.typed"} <= names
+    assert {name.partition("/")[0] for name in names} == {"sepo_env", "agents"}
+
+
+def test_how_the_assets_were_made_is_not_in_the_wheel(wheel, project_root):
+    made_by = {path.name for path in (project_root / "benchmarks" / "build_assets").glob("*.py")} - {"__init__.py"}
+    assert "denoiser_training.py" in made_by
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if "build" in name or "denoiser_training" in name]
 
 
 def test_the_licence_travels_along(wheel):

@@ -24,8 +24,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from comparison.statistics import interquartile_estimate
-from comparison.tables import PRETRAINED
+from benchmarks.comparison.statistics import interquartile_estimate
+from benchmarks.comparison.tables import PRETRAINED
 
 STYLE = {
     "figure.dpi": 120,

@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from comparison import figures, tables
-from comparison.runs import Run, write_atomically
-from comparison.suite import Suite
-from comparison.worker import make_task
+from benchmarks.comparison import figures, tables
+from benchmarks.comparison.runs import Run, write_atomically
+from benchmarks.comparison.suite import Suite
+from benchmarks.comparison.worker import make_task
 from sepo_env.tasks.metrics import kmer_counts
 
 LABELS = {

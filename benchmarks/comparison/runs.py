@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 import sepo_env
-from comparison.suite import Evaluation, Suite
+from benchmarks.comparison.suite import Evaluation, Suite
 from sepo_env import tasks
 from sepo_env.errors import CheckpointError
 from sepo_env.registration import ENVIRONMENTS

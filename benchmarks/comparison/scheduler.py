@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from comparison.runs import Run, write_atomically
-from comparison.worker import Progress, Report, execute, total_work
+from benchmarks.comparison.runs import Run, write_atomically
+from benchmarks.comparison.worker import Progress, Report, execute, total_work
 from sepo_env.errors import SepoEnvError
 
 _POLL_SECONDS = 0.2

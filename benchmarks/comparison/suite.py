@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from agents.config import AgentConfig
 from agents.registry import AGENTS, agent_class
-from comparison.tables import MAX_COST_SPREAD, PRETRAINED
+from benchmarks.comparison.tables import MAX_COST_SPREAD, PRETRAINED
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
 from sepo_env.tasks import options_from_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from comparison.statistics import Estimate, interquartile_estimate, probability_of_improvement
+from benchmarks.comparison.statistics import Estimate, interquartile_estimate, probability_of_improvement
 
 PRETRAINED = "pretrained"
 """Name under which the denoiser as it was shipped enters the comparison; it has no training cost."""

@@ -14,9 +14,9 @@ from agents.lookup import named_task
 from agents.recovery import checkpoint_path
 from agents.registry import agent_class
 from agents.sampling import PolicySampler
-from comparison.runs import Run
-from comparison.suite import Suite, evaluations_per_call
-from comparison.tables import COST_COLUMNS, PRETRAINED
+from benchmarks.comparison.runs import Run
+from benchmarks.comparison.suite import Suite, evaluations_per_call
+from benchmarks.comparison.tables import COST_COLUMNS, PRETRAINED
 from sepo_env.denoisers import ClassifierFreeGuidance, Denoiser
 from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.errors import InvalidArgumentError

@@ -240,7 +240,7 @@ def load_oracle(path: str | os.PathLike[str]) -> OracleEnsemble:
         raise CheckpointError(
             path,
             f"expected the format {FORMAT!r}, found {metadata.get('format')!r}",
-            "give a file written by sepo_env.assets.build.oracles",
+            "give a file that benchmarks/build_assets/oracles.py wrote",
         )
     description = json.loads(metadata["description"])
     config = OracleConfig(**description.pop("config"))

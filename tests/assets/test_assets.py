@@ -46,7 +46,7 @@ def test_everything_shipped_is_under_eight_megabytes() -> None:
 @pytest.mark.parametrize("name", ASSETS)
 def test_every_asset_has_a_card_with_data_licence_seed_and_command(name: str) -> None:
     card = asset_path(f"{Path(name).stem}.md").read_text()
-    for word in ("Licence", "Data", "Seed", "Command", "Limits", "python -m sepo_env.assets.build."):
+    for word in ("Licence", "Data", "Seed", "Command", "Limits", "python -m benchmarks.build_assets."):
         assert word in card, word
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from sepo_env.assets.build import baselines, denoiser_training
-from sepo_env.assets.build.data import encode
-from sepo_env.assets.build.denoiser_training import Recipe, TrainingOptions, bound_nats, fit, mask_tokens
-from sepo_env.assets.build.markov import context_counts, markov_bits
-from sepo_env.assets.build.motifs import read_jaspar
-from sepo_env.assets.build.shuffle import dinucleotide_shuffle
-from sepo_env.assets.build.tables import most_active
-from sepo_env.assets.build.training import reverse_complement, update_average, warmup_cosine
+from benchmarks.build_assets import baselines, denoiser_training
+from benchmarks.build_assets.data import encode
+from benchmarks.build_assets.denoiser_training import Recipe, TrainingOptions, bound_nats, fit, mask_tokens
+from benchmarks.build_assets.markov import context_counts, markov_bits
+from benchmarks.build_assets.motifs import read_jaspar
+from benchmarks.build_assets.shuffle import dinucleotide_shuffle
+from benchmarks.build_assets.tables import most_active
+from benchmarks.build_assets.training import reverse_complement, update_average, warmup_cosine
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, TabularDenoiser, load_denoiser
 from sepo_env.errors import ArtefactsError
 

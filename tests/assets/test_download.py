@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sepo_env.assets.build.download import Package, fetch
+from benchmarks.build_assets.download import Package, fetch
 from sepo_env.errors import ArtefactsError
 
 SETUP = """

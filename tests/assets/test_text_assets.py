@@ -26,7 +26,7 @@ def figure(tables: dict[str, np.ndarray], name: str) -> float:
 @pytest.mark.parametrize("name", ASSETS)
 def test_every_asset_has_a_card_with_data_licence_seed_and_command(name: str) -> None:
     card = asset_path(f"{name.partition('.')[0]}.md").read_text()
-    for word in ("Licence", "Data", "Seed", "Command", "Limits", "python -m sepo_env.assets.build.text_"):
+    for word in ("Licence", "Data", "Seed", "Command", "Limits", "python -m benchmarks.build_assets.text_"):
         assert word in card, word
 
 

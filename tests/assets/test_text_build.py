@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from sepo_env.assets.build.ngram import NGram
-from sepo_env.assets.build.text_data import LETTERS, NUM_TOKENS, clean, learn_codec, windows
-from sepo_env.assets.build.text_sentiment import Labelled, balanced_accuracy, label_windows, naive_bayes, valences
+from benchmarks.build_assets.ngram import NGram
+from benchmarks.build_assets.text_data import LETTERS, NUM_TOKENS, clean, learn_codec, windows
+from benchmarks.build_assets.text_sentiment import Labelled, balanced_accuracy, label_windows, naive_bayes, valences
 from sepo_env.tasks.codec import WordPieceCodec
 
 

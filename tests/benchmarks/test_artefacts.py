@@ -6,15 +6,14 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-import compare
 import pandas as pd
 import pytest
-import tune
-from comparison.report import reference_of
-from comparison.runs import plan
-from comparison.suite import Evaluation, make_suite, task_options
-from comparison.worker import execute
 
+from benchmarks import compare, tune
+from benchmarks.comparison.report import reference_of
+from benchmarks.comparison.runs import plan
+from benchmarks.comparison.suite import Evaluation, make_suite, task_options
+from benchmarks.comparison.worker import execute
 from sepo_env import tasks
 from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownOptionError
 from sepo_env.tasks.artefact_files import ARTEFACTS

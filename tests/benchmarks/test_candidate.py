@@ -6,13 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-import _candidate
 import pandas as pd
-import paper_dna
 import pytest
 import torch
 
 from agents import REINFORCE
+from benchmarks import _candidate, paper_dna
 from sepo_env import tasks
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, save_denoiser
 from sepo_env.diffusion import Cosine

@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import compare
 import pandas as pd
 import pytest
 import tyro
-from comparison import worker
-from comparison.runs import plan
-from comparison.suite import make_suite
-from comparison.worker import Progress, execute
 
+from benchmarks import compare
+from benchmarks.comparison import worker
+from benchmarks.comparison.runs import plan
+from benchmarks.comparison.suite import make_suite
+from benchmarks.comparison.worker import Progress, execute
 from sepo_env.errors import CheckpointError, SepoEnvError
 
 ROOT = Path(__file__).parents[2]

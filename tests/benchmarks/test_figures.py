@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from comparison import figures
-from comparison.tables import PRETRAINED
 from matplotlib.figure import Figure
+
+from benchmarks.comparison import figures
+from benchmarks.comparison.tables import PRETRAINED
 
 
 @pytest.fixture

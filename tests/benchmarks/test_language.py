@@ -7,12 +7,12 @@ import json
 import sys
 from pathlib import Path
 
-import language
 import pandas as pd
 import pytest
 import torch
 
 from agents import REINFORCE
+from benchmarks import language
 from sepo_env import tasks
 from sepo_env.assets import asset_path
 from sepo_env.errors import InvalidArgumentError, RewardError, UnknownOptionError

@@ -8,14 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _published
 import numpy as np
 import pandas as pd
-import paper_dna
 import pytest
 import torch
 
 from agents import REINFORCE
+from benchmarks import _published, paper_dna
 from sepo_env import tasks
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, save_denoiser
 from sepo_env.errors import ArtefactsError, CheckpointError, InvalidArgumentError, MissingExtraError

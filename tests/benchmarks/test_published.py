@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-import _published
 import pandas as pd
+
+from benchmarks import _published
 
 PRINTED = """
 | pretrained | 0.17 (.04) | 1.5 | -.061 | -261 | DRAKES, arXiv 2410.13643 |

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pandas as pd
-from comparison.report import _shown_samples, reference_of
-from comparison.suite import make_suite
+
+from benchmarks.comparison.report import _shown_samples, reference_of
+from benchmarks.comparison.suite import make_suite
 
 
 def test_the_first_samples_of_the_first_seed_are_shown_unselected() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from comparison.runs import Run, plan, write_atomically
-from comparison.suite import Evaluation, make_suite
-from comparison.worker import _pretrained_sampler, make_task
 
+from benchmarks.comparison.runs import Run, plan, write_atomically
+from benchmarks.comparison.suite import Evaluation, make_suite
+from benchmarks.comparison.worker import _pretrained_sampler, make_task
 from sepo_env import tasks
 from sepo_env.denoisers import ClassifierFreeGuidance
 from sepo_env.diffusion.random import keys_from_seed

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from comparison import scheduler
-from comparison.runs import Run
-from comparison.suite import Evaluation
-from comparison.worker import Progress
 
+from benchmarks.comparison import scheduler
+from benchmarks.comparison.runs import Run
+from benchmarks.comparison.suite import Evaluation
+from benchmarks.comparison.worker import Progress
 from sepo_env.errors import DivergenceError
 
 RUNS = [Run("Toy-v0", "ddpo", seed, {"max_nfe": 100}, Evaluation(2, 5, {}), None, "w") for seed in range(3)]

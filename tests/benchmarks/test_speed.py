@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import _measurements
 import numpy as np
 import pytest
 import scipy.stats
-import speed
 import torch
 
+from benchmarks import _measurements, speed
 from sepo_env import tasks
 from sepo_env.diffusion.enumeration import state_index
 

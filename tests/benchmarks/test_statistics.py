@@ -7,15 +7,15 @@ import itertools
 import numpy as np
 import pytest
 import scipy.stats
-from comparison.statistics import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.comparison.statistics import (
     interquartile_estimate,
     interquartile_mean,
     probability_of_improvement,
     win_rate_estimates,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from sepo_env.tasks.language_metrics import Games, length_controlled_win_rate
 
 RUNS = st.lists(st.floats(-10, 10), min_size=1, max_size=8)

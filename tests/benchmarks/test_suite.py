@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from comparison.suite import ALL_AGENTS, Evaluation, Suite, evaluations_per_state, make_suite
-from comparison.tables import PRETRAINED
 
 from agents.registry import AGENTS, agent_class
+from benchmarks.comparison.suite import ALL_AGENTS, Evaluation, Suite, evaluations_per_state, make_suite
+from benchmarks.comparison.tables import PRETRAINED
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
 
 TASKS = ["DNAEnhancer-v0", "TextRLHF-v0", "TextSentiment-v0", "ToyCTMC-v0"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from comparison.statistics import Estimate
-from comparison.tables import (
+
+from benchmarks.comparison.statistics import Estimate
+from benchmarks.comparison.tables import (
     PRETRAINED,
     cost_spread,
     format_estimate,

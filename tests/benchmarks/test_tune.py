@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import tune
-from comparison.suite import make_suite
 
+from benchmarks import tune
+from benchmarks.comparison.suite import make_suite
 from sepo_env.errors import InvalidArgumentError
 
 

@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from benchmarks.build_assets.oracle_files import save_oracle
 from sepo_env.assets import asset_path
-from sepo_env.assets.build.oracle_files import save_oracle
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
 from sepo_env.rewards.oracles import OracleConfig, OracleEnsemble, Role, build_member, load_oracle
 

@@ -8,11 +8,11 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
-from sepo_env.assets.build import baselines
-from sepo_env.assets.build.data import DHS_TAGS, LENGTH, ActivityData, DHSData
-from sepo_env.assets.build.denoiser_training import evaluate_bits
-from sepo_env.assets.build.markov import context_counts, markov_bits
-from sepo_env.assets.build.shuffle import dinucleotide_shuffle
+from benchmarks.build_assets import baselines
+from benchmarks.build_assets.data import DHS_TAGS, LENGTH, ActivityData, DHSData
+from benchmarks.build_assets.denoiser_training import evaluate_bits
+from benchmarks.build_assets.markov import context_counts, markov_bits
+from benchmarks.build_assets.shuffle import dinucleotide_shuffle
 from sepo_env.denoisers import Denoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear
 from sepo_env.diffusion.sampler import sample

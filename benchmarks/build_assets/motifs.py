@@ -1,6 +1,6 @@
 """Make the shipped collection of motifs, and count it in the most active measured sequences.
 
-Run ``python -m sepo_env.assets.build.motifs --help``. No sequence is written, only counts and figures.
+Run ``python -m benchmarks.build_assets.motifs --help``. No sequence is written, only counts and figures.
 """
 
 import argparse
@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sepo_env.assets.build import cards, figures
-from sepo_env.assets.build.data import ALPHABET, LENGTH, load_activity
-from sepo_env.assets.build.download import Package, fetch
-from sepo_env.assets.build.shuffle import dinucleotide_shuffle
-from sepo_env.assets.build.tables import LEVELS_OF_ACTIVITY, most_active
+from benchmarks.build_assets import cards, figures
+from benchmarks.build_assets.data import ALPHABET, LENGTH, load_activity
+from benchmarks.build_assets.download import Package, fetch
+from benchmarks.build_assets.shuffle import dinucleotide_shuffle
+from benchmarks.build_assets.tables import LEVELS_OF_ACTIVITY, most_active
 from sepo_env.denoisers import load_denoiser
 from sepo_env.tasks.motif_metrics import motif_correlation, motif_counts
 from sepo_env.tasks.motifs import MotifCollection, load_motifs

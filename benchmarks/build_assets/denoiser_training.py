@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from sepo_env.assets.build.training import save_atomically, update_average, warmup_cosine
+from benchmarks.build_assets.training import save_atomically, update_average, warmup_cosine
 from sepo_env.denoisers import Denoiser, save_denoiser
 
 CHECKPOINT_SECONDS = 60.0

@@ -1,6 +1,6 @@
 """The two public data sets behind the assets: DNase-accessible sequences and lentiMPRA measurements.
 
-Run ``python -m sepo_env.assets.build.data --help``.
+Run ``python -m benchmarks.build_assets.data --help``.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sepo_env.assets.build.download import Package, fetch
+from benchmarks.build_assets.download import Package, fetch
 from sepo_env.errors import ArtefactsError
 
 DHS = Package(

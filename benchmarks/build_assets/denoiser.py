@@ -1,6 +1,6 @@
 """Train the DNA denoiser and report its held-out figures.
 
-Run ``python -m sepo_env.assets.build.denoiser --help``. A run that was stopped goes on where its last checkpoint
+Run ``python -m benchmarks.build_assets.denoiser --help``. A run that was stopped goes on where its last checkpoint
 stands, with the same result as one that was not.
 """
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sepo_env.assets.build.data import LENGTH, load_dhs
-from sepo_env.assets.build.denoiser_training import Recipe, TrainingOptions, evaluate_bits, fit, make_parser, start
-from sepo_env.assets.build.training import random_strand
+from benchmarks.build_assets.data import LENGTH, load_dhs
+from benchmarks.build_assets.denoiser_training import Recipe, TrainingOptions, evaluate_bits, fit, make_parser, start
+from benchmarks.build_assets.training import random_strand
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, Denoiser
 
 RECIPE = Recipe(warmup_steps=500, weight_decay=0.01, average_decay=0.999)

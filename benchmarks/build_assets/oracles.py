@@ -1,6 +1,6 @@
 """Train the activity and accessibility oracles and report their held-out figures.
 
-Run ``python -m sepo_env.assets.build.oracles --help``. Every network is a stage with its own checkpoint: a run that
+Run ``python -m benchmarks.build_assets.oracles --help``. Every network is a stage with its own checkpoint: a run that
 was stopped goes on with the stage, and the epoch, at which it stood.
 
 1. Networks of each architecture learn to tell HepG2, K562, GM12878 and hESC sites from each other and from
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from sepo_env.assets.build.data import LENGTH, ActivityData, DHSData, load_activity, load_dhs
-from sepo_env.assets.build.oracle_files import export_accessibility, export_activity
-from sepo_env.assets.build.shuffle import dinucleotide_shuffle
-from sepo_env.assets.build.training import random_strand, save_atomically, warmup_cosine
+from benchmarks.build_assets.data import LENGTH, ActivityData, DHSData, load_activity, load_dhs
+from benchmarks.build_assets.oracle_files import export_accessibility, export_activity
+from benchmarks.build_assets.shuffle import dinucleotide_shuffle
+from benchmarks.build_assets.training import random_strand, save_atomically, warmup_cosine
 from sepo_env.rewards.oracles import NUM_NUCLEOTIDES, Architecture, OracleConfig, OracleMember, Role, build_member
 
 PAD = NUM_NUCLEOTIDES

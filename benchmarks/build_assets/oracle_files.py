@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from sepo_env.assets.build.data import ActivityData
+from benchmarks.build_assets.data import ActivityData
 from sepo_env.rewards.oracles import FORMAT, OracleEnsemble, OracleMember, Role
 
 ACTIVITY = "predicted HepG2 lentiMPRA activity"

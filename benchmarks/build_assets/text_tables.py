@@ -1,6 +1,6 @@
 """Make the reference tables of the language world, and the figures of its model cards, from the finished weights.
 
-Run ``python -m sepo_env.assets.build.text_tables --help``. No text is written, only percentiles and figures. It needs
+Run ``python -m benchmarks.build_assets.text_tables --help``. No text is written, only percentiles and figures. It needs
 the extra ``text``.
 """
 
@@ -16,12 +16,12 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
+from benchmarks.build_assets import text_sentiment
+from benchmarks.build_assets.cards import TEXT_MEANING, write_figures
+from benchmarks.build_assets.denoiser_training import evaluate_bits
+from benchmarks.build_assets.ngram import NGram
+from benchmarks.build_assets.text_data import load_windows
 from sepo_env.assets import asset_path
-from sepo_env.assets.build import text_sentiment
-from sepo_env.assets.build.cards import TEXT_MEANING, write_figures
-from sepo_env.assets.build.denoiser_training import evaluate_bits
-from sepo_env.assets.build.ngram import NGram
-from sepo_env.assets.build.text_data import load_windows
 from sepo_env.denoisers import load_denoiser
 from sepo_env.diffusion.sampler import sample
 from sepo_env.rewards import VaderReward, load_sentiment

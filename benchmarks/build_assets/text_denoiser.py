@@ -1,6 +1,6 @@
 """Train the denoiser of the language world and report its held-out figures.
 
-Run ``python -m sepo_env.assets.build.text_denoiser --help``. A run that was stopped goes on where its last checkpoint
+Run ``python -m benchmarks.build_assets.text_denoiser --help``. A run that was stopped goes on where its last checkpoint
 stands, with the same result as one that was not.
 """
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.build_assets.denoiser_training import Recipe, TrainingOptions, evaluate_bits, fit, make_parser, start
+from benchmarks.build_assets.text_data import LENGTH, load_windows
 from sepo_env.assets import asset_path
-from sepo_env.assets.build.denoiser_training import Recipe, TrainingOptions, evaluate_bits, fit, make_parser, start
-from sepo_env.assets.build.text_data import LENGTH, load_windows
 from sepo_env.denoisers import Denoiser, TransformerDenoiser, TransformerDenoiserConfig, load_denoiser
 from sepo_env.tasks.codec import WordPieceCodec
 

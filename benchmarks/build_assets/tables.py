@@ -1,6 +1,6 @@
 """Make the reference tables, and the figures of the model cards, from the data and the finished weights.
 
-Run ``python -m sepo_env.assets.build.tables --help``. No sequence is written, only counts, percentiles and figures.
+Run ``python -m benchmarks.build_assets.tables --help``. No sequence is written, only counts, percentiles and figures.
 """
 
 import argparse
@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from sepo_env.assets.build import cards, figures
-from sepo_env.assets.build.data import load_activity, load_dhs
+from benchmarks.build_assets import cards, figures
+from benchmarks.build_assets.data import load_activity, load_dhs
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion.likelihood import elbo
 from sepo_env.rewards.oracles import load_oracle

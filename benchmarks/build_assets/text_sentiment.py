@@ -4,7 +4,7 @@ Two sources, in equal parts: snippets of film reviews that their critics called 
 James text whose words sum to at least `LEAST_VALENCE` in AFINN's ratings, positive or negative. Films and chapters of
 the held-out figures are never trained on. No text is written, only weights.
 
-Run ``python -m sepo_env.assets.build.text_sentiment --help``.
+Run ``python -m benchmarks.build_assets.text_sentiment --help``.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import trange
 
+from benchmarks.build_assets.download import Package, fetch
+from benchmarks.build_assets.text_data import clean, load_windows
+from benchmarks.build_assets.training import warmup_cosine
 from sepo_env.assets import asset_path
-from sepo_env.assets.build.download import Package, fetch
-from sepo_env.assets.build.text_data import clean, load_windows
-from sepo_env.assets.build.training import warmup_cosine
 from sepo_env.rewards.sentiment import SentimentClassifier, SentimentConfig, save_sentiment
 from sepo_env.tasks.codec import WordPieceCodec
 

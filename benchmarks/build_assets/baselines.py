@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from sepo_env.assets.build.data import ActivityData, DHSData
+from benchmarks.build_assets.data import ActivityData, DHSData
 
 _K = 6
 RIDGE_PENALTIES = (300.0, 1000.0, 3000.0, 10000.0)

@@ -1,8 +1,0 @@
-"""Makes the scripts of ``benchmarks/`` importable: they are no part of the installed packages."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
