@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BeforeValidator, ConfigDict, InstanceOf, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, PlainValidator, TypeAdapter, ValidationError
 
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
 
@@ -254,8 +254,15 @@ def _strict(hint: Any) -> Any:
     return _instance_of(plain)
 
 
-def _instance_of(cls: Any) -> Any:
-    return operator.getitem(InstanceOf, cls)
+def _instance_of(cls: type) -> Any:
+    """Objects of a class, passed through; pydantic's own ``InstanceOf`` looks into dataclasses."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, cls):
+            raise ValueError(f"no {cls.__name__}")
+        return value
+
+    return Annotated[Any, PlainValidator(check)]
 
 
 def _whole(value: Any) -> Any:

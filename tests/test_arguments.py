@@ -117,6 +117,19 @@ def test_containers_are_looked_into_and_copied():
             check_argument("it", value, hint)
 
 
+@dataclass
+class Settings:
+    depth: int = 1
+
+
+def test_dataclasses_are_passed_through_as_they_are():
+    given = Settings()
+    assert check_argument("settings", given, Settings | None) is given
+    assert check_argument("settings", given, Settings) is given
+    with pytest.raises(InvalidArgumentError, match="must be a Settings"):
+        check_argument("settings", {"depth": 1}, Settings)
+
+
 def test_classes_are_told_by_isinstance_and_passed_through():
     tensor = torch.zeros(2)
     assert check_argument("tokens", tensor, torch.Tensor | None) is tensor
