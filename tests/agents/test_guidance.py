@@ -55,10 +55,11 @@ def test_the_config_guides_policy_reference_evaluation_and_samples() -> None:
     by_hand, by_config, plain = small(task_of(1.5)), small(task_of(), guidance_scale=1.5), small(task_of())
     histories = [agent.train(progress=False) for agent in (by_hand, by_config, plain)]
     for ours, theirs in zip(*histories[:2], strict=True):
-        assert {**ours, "wall_time": 0} == {**theirs, "wall_time": 0}
+        assert {**ours, "wall_time": 0} == pytest.approx({**theirs, "wall_time": 0}, rel=1e-4, abs=1e-5)
     assert [row["nfe"] for row in histories[1]] == [2 * row["nfe"] for row in histories[2]]
     assert [row["eval_nfe"] for row in histories[1]] == [2 * row["eval_nfe"] for row in histories[2]]
-    assert histories[1][0]["kl_reference"] == 0.0  # the first update starts at the guided reference itself
+    # The first update starts at the guided reference itself.
+    assert histories[1][0]["kl_reference"] == pytest.approx(0.0, abs=1e-6)
     assert histories[1][0]["held_out_reward_mean"] != histories[2][0]["held_out_reward_mean"]
     prompt = torch.tensor([0, -1, -1, -1])
     drawn = by_config.sample_tokens(50, seed=3, prompt=prompt)

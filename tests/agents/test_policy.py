@@ -9,6 +9,7 @@ from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear, Uniform
 from sepo_env.diffusion.kernel import held_rates
 from sepo_env.errors import InvalidArgumentError
+from tests.comparisons import assert_same
 
 ABSORBING, UNIFORM = DiffusionProcess(Absorbing(2), LogLinear()), DiffusionProcess(Uniform(2), LogLinear())
 
@@ -75,7 +76,7 @@ def test_value_reads_tokens_and_time(process):
     assert value.shape == (16, 1)
     assert (critic(later)["state_value"] != value).all()
     assert (critic(other)["state_value"] != value).all()
-    torch.testing.assert_close(critic.value(td), value, rtol=0, atol=0)
+    assert_same(critic.value(td), value)
 
 
 def test_value_network_can_count():
@@ -110,7 +111,7 @@ def test_a_conditional_critic_sees_what_is_given() -> None:
     assert (critic(free)["state_value"] != value).all()
     torch.testing.assert_close(critic.value(free), networks[0](td["tokens"], td["time"]))
     whole_numbers = td.clone().set("prompt_mask", td["prompt_mask"].to(torch.int8))  # as Gymnasium shows them
-    assert torch.equal(critic.value(whole_numbers), value)
+    assert_same(critic.value(whole_numbers), value)
     for network, mask in ((networks[0], td["prompt_mask"]), (networks[1], None)):
         with pytest.raises(InvalidArgumentError, match="conditional=task.conditional"):
             network(td["tokens"], td["time"], mask)

@@ -21,6 +21,7 @@ from sepo_env.denoisers import TabularDenoiser
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.rewards import token_reward
 from sepo_env.tasks import make
+from tests.comparisons import assert_same
 
 K, L = 3, 2
 SMALL: dict[str, Any] = {
@@ -89,7 +90,7 @@ def test_rewards_of_one_prompt_move_no_other_ones_advantages(name: str, options:
         td["next", "reward"][group == 0, -1] += shift * torch.randn(int((group == 0).sum()), 1)
         objective.add_advantages(td)
         advantages.append(td["advantage"])
-    assert torch.equal(advantages[0][group != 0], advantages[1][group != 0])
+    assert_same(advantages[1][group != 0], advantages[0][group != 0])
     assert not torch.allclose(advantages[0][group == 0], advantages[1][group == 0])
     for one in range(int(group.max()) + 1):
         assert float(advantages[1][group == one].mean()) == pytest.approx(0.0, abs=1e-5)
@@ -98,10 +99,9 @@ def test_rewards_of_one_prompt_move_no_other_ones_advantages(name: str, options:
 @pytest.mark.parametrize("prompted", [False, True])
 @pytest.mark.parametrize("spread", [1.0, 0.0])
 def test_one_group_is_standardised_as_torchrl_does(prompted: bool, spread: float) -> None:
-    """Bit for bit where nothing is prompted: such runs are those that they were."""
     trajectories = batch_of([4] * 6, spread * torch.randn(6), prompted=prompted)
     found = critic_advantages(trajectories)
-    assert torch.equal(found, raw_advantages(trajectories, average=True))
+    assert_same(found, raw_advantages(trajectories, average=True))
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=12), st.integers(0, 999))
@@ -147,7 +147,7 @@ def test_lone_ones_keep_sign_and_relative_size_and_move_no_group() -> None:
     torch.testing.assert_close(found[2] / raw[2], found[3] / raw[3])
     assert torch.equal(found[2:].sign(), raw[2:].sign())
     other = critic_advantages(batch_of([0, 0, 1, 2], torch.tensor([1.0, 3.0, -5.0, 2.0])))
-    assert torch.equal(found[:2], other[:2])
+    assert_same(other[:2], found[:2])
     everyone = critic_advantages(batch_of([0, 1, 2, 3], rewards))
     assert float(everyone.square().mean()) == pytest.approx(1.0, abs=1e-4)
 

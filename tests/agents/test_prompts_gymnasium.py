@@ -17,6 +17,7 @@ from sepo_env import TorchRLEnv
 from sepo_env.denoisers import ClassifierFreeGuidance, TabularDenoiser
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.tasks import Task, make
+from tests.comparisons import assert_same
 
 B, K = 6, 3
 OPTIONS: dict[str, Any] = {"num_tokens": 3, "length": 4, "prompted": True, "num_steps": K}
@@ -83,7 +84,7 @@ def test_wrapped_environments_are_trained_on_as_native_ones(graph: str, vector: 
                     add_group_advantages(batch, "group")
                 states = visited_states(batch, torch.arange(K).repeat(len(batch), 1), inclusion_weight=1.0)
                 values.append(loss(states))
-            assert (values[0] == values[1]).all()
+            assert_same(values[0], values[1])
             assert values[0].isfinite().all()
 
 
@@ -101,8 +102,8 @@ def test_a_guided_policy_reads_the_prompt_by_itself() -> None:
         assert not torch.allclose(RatePolicy(denoiser, task.process)(state)["action"][0, 1:], expected)
     unprompted = TensorDict({"tokens": tokens, "time": time}, batch_size=[1])
     plain = RatePolicy(denoiser, task.process)(unprompted.clone())["action"]
-    assert torch.equal(RatePolicy(guided, task.process)(unprompted)["action"], plain)
-    assert torch.equal(RatePolicy(guided, task.process)(tokens=tokens, time=time), plain)  # by keywords
+    assert_same(RatePolicy(guided, task.process)(unprompted)["action"], plain)
+    assert_same(RatePolicy(guided, task.process)(tokens=tokens, time=time), plain)  # by keywords
     rollout = TorchRLEnv(task, num_envs=2, seed=0).rollout(2, RatePolicy(guided, task.process))
     assert "prompt_mask" not in rollout.keys()  # noqa: SIM118 - iterating over a tensordict walks its batch
 
@@ -121,5 +122,5 @@ def test_a_guided_policy_that_would_not_see_the_prompt_says_so() -> None:
     with pytest.raises(InvalidArgumentError, match=r"prompt_key=\('seen', 'prompt_mask'\)"):
         RatePolicy(guided, task.process)(nested)
     told = RatePolicy(guided, task.process, prompt_key=("seen", "prompt_mask"))(nested)["action"]
-    assert torch.equal(told, RatePolicy(guided, task.process)(at_the_root)["action"])
+    assert_same(told, RatePolicy(guided, task.process)(at_the_root)["action"])
     RatePolicy(denoiser, task.process, prompt_key=None)(at_the_root)  # nothing is lost on one that reads tokens only

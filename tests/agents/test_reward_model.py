@@ -14,6 +14,7 @@ from agents.reward_model import main
 from agents.reward_modelling import Pair, RewardModelConfig, read_pairs, split_pairs, train_reward_model
 from sepo_env.errors import CheckpointError
 from sepo_env.rewards.sequence_classifier import SequenceClassifierReward
+from tests.comparisons import assert_same
 from tests.hf_models import transformers
 
 TOPICS = ("weather", "tea", "trains", "rivers", "music", "stars", "bread", "cats", "maps", "snow", "chess", "books")
@@ -208,7 +209,7 @@ def test_a_language_model_may_be_the_base(tmp_path: Path) -> None:
     reward = SequenceClassifierReward(outcome.folder, decode=lambda tokens: [])
     assert reward.max_length == 48  # no more than the model has room for
     # The end of a text counts: what is cut off is its beginning.
-    assert torch.equal(*(reward.score_texts(["x" * n + "z" * 200]) for n in (1, 300)))
+    assert_same(*(reward.score_texts(["x" * n + "z" * 200]) for n in (1, 300)))
 
 
 def test_the_command_line_teaches_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from sepo_env.diffusion.enumeration import all_states, ancestral_law, first_hitt
 from sepo_env.diffusion.guided import temper_law
 from sepo_env.diffusion.sampler import first_hitting, sample
 from sepo_env.errors import InvalidArgumentError
+from tests.comparisons import assert_same
 
 ABSORBING, UNIFORM = (DiffusionProcess(graph(2), LogLinear()) for graph in (Absorbing, Uniform))
 MASK = 2
@@ -72,7 +73,7 @@ def test_it_is_the_formula(seed, given_positions, scale):
     weights = with_prompt.exp() ** (1 + scale) / without.exp() ** scale
     torch.testing.assert_close(guided.exp(), weights / weights.sum(-1, keepdim=True))
     unprompted = ~mask.any(-1)
-    assert torch.equal(guided[unprompted], with_prompt[unprompted])
+    assert_same(guided[unprompted], with_prompt[unprompted])
 
 
 @pytest.mark.parametrize("parameterisation", ["posterior", "score"])
@@ -80,12 +81,12 @@ def test_scale_0_is_the_conditional_model(parameterisation):
     states, time = all_states(3, 3), torch.ones(27)
     prompted = table(parameterisation=parameterisation)
     mask = states != MASK
-    assert torch.equal(ClassifierFreeGuidance(prompted, 0.0)(states, time, mask), prompted(states, time))
+    assert_same(ClassifierFreeGuidance(prompted, 0.0)(states, time, mask), prompted(states, time))
     classes = ClassTables(parameterisation=parameterisation)
     expected = classes(states, time, torch.ones(27).long())
-    assert torch.equal(ClassifierFreeGuidance(classes, 0.0, label=1)(states, time, mask), expected)
+    assert_same(ClassifierFreeGuidance(classes, 0.0, label=1)(states, time, mask), expected)
     # Where nobody tells what was given there is nothing to guide.
-    assert torch.equal(ClassifierFreeGuidance(prompted, 3.0)(states, time), prompted(states, time))
+    assert_same(ClassifierFreeGuidance(prompted, 3.0)(states, time), prompted(states, time))
 
 
 def test_the_sampled_law_is_the_enumerated_one():

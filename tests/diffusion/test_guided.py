@@ -12,6 +12,7 @@ from sepo_env.diffusion.enumeration import all_states, ancestral_law, state_inde
 from sepo_env.diffusion.guided import temper_law, temper_score
 from sepo_env.diffusion.process import KERNELS
 from sepo_env.diffusion.sampler import sample
+from tests.comparisons import assert_same
 
 V, L = 3, 2
 PROCESSES = {graph.__name__.lower(): DiffusionProcess(graph(V), LogLinear()) for graph in (Absorbing, Uniform)}
@@ -89,7 +90,7 @@ def test_guidance_by_class_tempers_the_law_of_every_kernel(name, parameterisatio
     guided = law_of(process, ClassifierFreeGuidance(Classes(given_class, no_class), scale, label=0), kernel)
     given_law, free_law = (law_of(process, one, kernel) for one in (given_class, no_class))
     if scale == 0:
-        assert torch.equal(guided, given_law)
+        assert_same(guided, given_law)
     torch.testing.assert_close(guided, tempered(process, given_law, free_law, scale), rtol=1e-7, atol=1e-10)
 
 
@@ -113,9 +114,9 @@ def test_guidance_by_prompt_tempers_the_law_of_every_kernel(parameterisation, ke
     expected = tempered(process, plain, without, scale)
     torch.testing.assert_close(guided[free], torch.where(mask.any(-1)[:, None, None], expected, plain)[free])
     alone = ~mask.any(-1)
-    assert torch.equal(guided[alone], plain[alone])
+    assert_same(guided[alone], plain[alone])
     if scale == 0:
-        assert torch.equal(guided, plain)
+        assert_same(guided, plain)
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])

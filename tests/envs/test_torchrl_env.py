@@ -14,6 +14,7 @@ from sepo_env import tasks
 from sepo_env.diffusion.sampler import initial_tokens, reverse_steps
 from sepo_env.envs.torchrl_env import TorchRLEnv
 from sepo_env.errors import InvalidActionError, InvalidArgumentError
+from tests.comparisons import assert_same
 
 
 def toys(num_envs=3, **options):
@@ -76,9 +77,10 @@ def test_the_same_seed_and_actions_give_the_same_trajectory_in_all_three(toy_opt
         one, reward, terminated, _, _ = single.step(action[2])
         many, rewards, terminations, _, _ = vector.step(action)
         td = native.step(td.set("action", torch.from_numpy(action)))["next"]
-        assert np.array_equal(rewards.astype(np.float32), td["reward"][:, 0].numpy())
+        np.testing.assert_allclose(rewards, td["reward"][:, 0].numpy(), rtol=1e-5)
         assert np.array_equal(terminations, td["terminated"][:, 0].numpy())
-        assert (reward, terminated) == (rewards[2], terminations[2])
+        assert reward == pytest.approx(rewards[2], rel=1e-5)
+        assert terminated == terminations[2]
         if terminated:
             break
 
@@ -210,7 +212,7 @@ def test_it_is_pickled_in_mid_episode():
     twin = pickle.loads(pickle.dumps(env))
     rest = rollout(env, 20, auto_reset=False, tensordict=td.clone())
     again = rollout(twin, 20, auto_reset=False, tensordict=td.clone())
-    assert bool((rest == again).all())
+    assert_same(again, rest)
 
 
 def test_a_finished_episode_rests_and_is_rewarded_once():

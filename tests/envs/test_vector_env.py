@@ -30,14 +30,14 @@ def random_rates(envs, number, seed=0):
     return [rng.exponential(size=envs.action_space.shape).astype(np.float32) for _ in range(number)]
 
 
-def same(loop, batch, exact=True):
-    """Whether both made the same step; the batch's final_info repeats the final observation, checked here."""
+def same(loop, batch):
+    """Whether both made the same step, floats up to 1e-5; the batch's final_info repeats the final observation."""
     infos = copy.deepcopy(batch[-1])
     for name in loop[0]:
         values, flags = (infos.get("final_info", {}).pop(key, None) for key in (name, f"_{name}"))
         for env in np.flatnonzero(flags) if flags is not None else ():
             assert np.array_equal(values[env], infos["final_obs"][env][name])
-    return data_equivalence(loop, (*batch[:-1], infos), exact=exact)
+    return data_equivalence(loop, (*batch[:-1], infos), exact=False)
 
 
 # -- parity
@@ -52,7 +52,7 @@ def test_it_equals_a_loop_of_single_environments(env_id, few_steps):
         one, other = loop.step(action), batch.step(action)
         # Oracles see batches of one and of three: floats may differ in the last digit, tokens may not.
         assert data_equivalence(one[0], other[0], exact=True)
-        assert same(one, other, exact=False)
+        assert same(one, other)
 
 
 def test_it_equals_the_loop_in_any_kind_of_toy(toy_options):
@@ -99,7 +99,7 @@ def test_async_workers_walk_the_same_way(env_id, few_steps):
         for action in random_rates(batch, 9):
             one, other = envs.step(action), batch.step(action)
             assert data_equivalence(one[0], other[0], exact=True)
-            assert same(one, other, exact=False)
+            assert same(one, other)
     finally:
         envs.close()
 
@@ -110,7 +110,7 @@ def test_a_trajectory_does_not_depend_on_its_batch():
     for action in random_rates(many, 9):
         one, other = few.step(action[3:5]), many.step(action)
         assert np.array_equal(one[0]["tokens"], other[0]["tokens"][3:5])
-        assert np.array_equal(one[1], other[1][3:5])
+        np.testing.assert_allclose(one[1], other[1][3:5], rtol=1e-5)
 
 
 # -- Gymnasium's conventions

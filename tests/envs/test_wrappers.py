@@ -128,7 +128,7 @@ def test_the_pretrained_log_posterior_as_logits_is_the_ancestral_sampler():
         state = plain.unwrapped.episodes.running_state()
         one = plain.step(plain.unwrapped.pretrained_action())
         other = wrapped.step(task.denoiser(state.tokens, state.time)[0].detach().numpy() + 5.0)
-        assert data_equivalence(one, other, exact=True)
+        assert data_equivalence(one, other, exact=False)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -160,7 +160,7 @@ def test_the_vector_wrapper_is_the_single_one_b_times(single, vector):
         action = batch.action_space.sample()
         one, other = loop.step(action), batch.step(action)
         assert np.array_equal(one[0]["tokens"], other[0]["tokens"])
-        assert np.array_equal(one[1], other[1])
+        np.testing.assert_allclose(one[1], other[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("wrapper", [TokenAction, LogitAction])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
 from sepo_env.rewards.sequence_classifier import SequenceClassifierReward
+from tests.comparisons import assert_same
 from tests.hf_models import POSITIONS, make_tokenizer, save_classifier, save_masked_lm, transformers
 
 WORDS = "abcd"
@@ -65,10 +66,11 @@ def test_long_texts_are_cut(folders: dict[str, Path]) -> None:
     reward = SequenceClassifierReward(folders["one"], decode=decode)
     assert reward.max_length == POSITIONS
     long = reward.score_texts(["a b c d a b c d a b " + "d " * 50, "a b c d a b c d a b"])
-    assert torch.equal(long[0], long[1])  # CLS, ten words, SEP
+    assert_same(long[0], long[1])  # CLS, ten words, SEP
     short = SequenceClassifierReward(folders["one"], decode=decode, max_length=4)
     values = short.score_texts(["a b", "a b c", "a"])
-    assert values[0] == values[1] != values[2]
+    assert_same(values[0], values[1])
+    assert not torch.allclose(values[1], values[2], rtol=1e-3)
 
 
 def save_kind(folder: Path, kind: str, **settings: object) -> Path:
