@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from agents.checkpoint import write_atomically
+from sepo_env.files import write_atomically
 from sepo_env.rewards import Reward
 from sepo_env.tasks import Task
 

@@ -9,8 +9,6 @@ and renamed over it. And its reader unpickles what a hostile archive may hold; h
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ from torchrl.checkpoint import Checkpoint, StateDictCheckpointAdapter
 from torchrl.checkpoint import CheckpointError as ContainerError
 
 from sepo_env.errors import CheckpointError
+from sepo_env.files import replacing
 
 FORMAT = "agents.checkpoint/1"
 
@@ -54,16 +53,13 @@ def save_checkpoint(path: Path, parts: Mapping[str, State], metadata: Mapping[st
         path: the file; a folder that does not exist is made.
         parts: state dictionaries by name: tensors, numbers, strings, and lists, tuples and dictionaries of them.
         metadata: whatever JSON can hold.
+
+    Raises:
+        FolderError: it cannot be written; what stood there before stands there still.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder: a rename across file systems would not be atomic.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        container = _container({name: _Part(state) for name, state in parts.items()})
+    container = _container({name: _Part(state) for name, state in parts.items()})
+    with replacing(path) as temporary:
         container.save(temporary, metadata={"format": FORMAT, **metadata})
-        flush_to_disk(temporary)
-        os.replace(temporary, path)
-    flush_to_disk(path.parent)
 
 
 def load_checkpoint(path: Path, names: Collection[str]) -> tuple[dict[str, State], dict[str, Any]]:
@@ -105,28 +101,3 @@ def load_checkpoint(path: Path, names: Collection[str]) -> tuple[dict[str, State
             "restore it from a copy, or start a new run in another folder",
         ) from error
     return {name: part.state_dict() for name, part in parts.items()}, metadata
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content so that a reader, or a crash, sees the old one or the new one, whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's own are the owner's alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    flush_to_disk(path.parent)
-
-
-def flush_to_disk(path: Path) -> None:
-    """Wait until a file's contents, or a folder's entries, would survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

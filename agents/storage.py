@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from agents.checkpoint import load_checkpoint, write_atomically
+from agents.checkpoint import load_checkpoint
 from sepo_env import tasks
 from sepo_env.errors import CheckpointError
+from sepo_env.files import write_atomically, writing
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import PromptSet, prompts_fingerprint
 
@@ -127,17 +128,20 @@ def save_agent(folder: Path, description: Mapping[str, Any], weights: Mapping[st
         description: agent, task and config, for JSON.
         weights: the denoiser's tensors.
         task: its prompts are kept beside them.
+
+    Raises:
+        FolderError: it cannot be written; an agent that stood there before stands there still.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {**weights, **prompts_state(task)}
     content = safetensors.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     name = f"denoiser-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     write_atomically(folder / name, content)
     text = json.dumps({"format": FORMAT, **description, "weights": name}, indent=2)
     write_atomically(folder / CONFIG_FILE, text.encode())
-    for old in folder.glob("denoiser-*.safetensors"):
-        if old.name != name:
-            old.unlink()
+    with writing(folder):
+        for old in folder.glob("denoiser-*.safetensors"):
+            if old.name != name:
+                old.unlink(missing_ok=True)
 
 
 def load_agent(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tensor | None]:

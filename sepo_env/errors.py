@@ -7,6 +7,7 @@ each also derives from the builtin that Python users expect (``ValueError``, ``R
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Callable, Iterable
 from os import PathLike
 
@@ -112,6 +113,39 @@ class CheckpointError(_ComposedError, ValueError):
 
     def __init__(self, path: str | PathLike[str], cause: str, cure: str) -> None:
         super().__init__(f"{path}: {cause}; {cure}.")
+
+
+class FolderError(SepoEnvError, OSError):
+    """A file or a folder that cannot be written: no space, no permission, no such place."""
+
+    @classmethod
+    def of(cls, path: str | PathLike[str], error: OSError) -> FolderError:
+        """The error of a write that the system refused.
+
+        >>> str(FolderError.of("runs/a/metrics.csv", OSError(errno.ENOSPC, "No space left on device")))
+        'runs/a/metrics.csv: cannot be written (No space left on device); free some space, or choose another folder.'
+        """
+        cause = " ".join((error.strerror or str(error) or type(error).__name__).split())
+        cure = _WRITE_CURES.get(error.errno or 0, "see to the folder, or choose another one")
+        return cls(f"{path}: cannot be written ({cause}); {cure}.")
+
+
+_WRITE_CURES = {
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, or choose another folder",
+    errno.EFBIG: "raise the limit on the size of files, or choose another folder",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.ENOTDIR: "a file stands where a folder is wanted: choose another one",
+    errno.EEXIST: "a file stands where a folder is wanted: choose another one",
+    errno.EISDIR: "a folder stands where a file is wanted: choose another one",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+class FolderInUseError(FolderError):
+    """A folder in which another run is at work."""
 
 
 class MissingExtraError(_ComposedError, ImportError):

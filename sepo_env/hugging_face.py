@@ -6,8 +6,6 @@ import importlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sepo_env.errors import CheckpointError, InvalidTokensError, MissingExtraError
+from sepo_env.files import replacing
 from sepo_env.hub import local_path
 from sepo_env.paths import as_path
 
@@ -225,30 +224,18 @@ def save_folder(folder: str | os.PathLike[str], *parts: Any, replace: bool = Fal
 
     Raises:
         CheckpointError: the folder holds something already.
+        FolderError: it cannot be written.
     """
     target = Path(folder)
     if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(target, "something stands there already", "choose another folder, or move it away")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # In the same parent, so that the final rename cannot cross a file system and is atomic.
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
+    with replacing(target) as temporary:
+        temporary.mkdir()
         with quiet():
             for part in parts:
                 part.save_pretrained(str(temporary))
         for stem, text in texts.items():
             (temporary / f"{stem}.json").write_text(text, encoding="utf-8")
-        os.chmod(temporary, 0o755)  # mkdtemp's own are the owner's alone
-        if replace and target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-            os.replace(target, old)
-            os.replace(temporary, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _first_line(error: BaseException) -> str:

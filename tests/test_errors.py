@@ -13,6 +13,8 @@ EXAMPLES = [
     errors.InvalidShapeError("tokens", (3,), "(B, L)"),
     errors.UnknownOptionError.of("the task 'toy'", "lenght", ["length"]),
     errors.CheckpointError("a.safetensors", "truncated", "copy it again"),
+    errors.FolderError.of("runs/a", OSError(28, "No space left on device")),
+    errors.FolderInUseError("runs/a: another run writes there"),
     errors.MissingExtraError("tensorboard", "logs"),
     errors.RewardTimeoutError("no answer"),
     errors.DivergenceError("NaN"),

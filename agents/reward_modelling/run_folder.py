@@ -9,9 +9,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from agents.checkpoint import write_atomically
 from agents.reward_modelling.config import FREE_ON_RESUME, RewardModelConfig
 from sepo_env.errors import CheckpointError
+from sepo_env.files import write_atomically
 
 CHECKPOINT_FOLDER = "checkpoints"
 RUN_FILE = "run.json"

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from agents.checkpoint import write_atomically
 from agents.recovery import own_randomness
 from agents.reward_modelling.config import RewardModelConfig
 from agents.reward_modelling.encoding import encode_pairs
@@ -28,6 +27,7 @@ from agents.reward_modelling.run_folder import (
     find_checkpoint,
 )
 from agents.reward_modelling.splitting import read_or_split
+from sepo_env.files import write_atomically
 from sepo_env.hugging_face import import_transformers, quiet, save_folder
 
 MODEL_FOLDER = "reward_model"
