@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any, cast
 
 import gymnasium as gym
-import numpy as np
 import numpy.typing as npt
-import torch
 from gymnasium.error import ResetNeeded
 
 from sepo_env.envs import spaces
+from sepo_env.envs.actions import Rates, as_rates
 from sepo_env.envs.episodes import Episodes, Outcome
 from sepo_env.envs.rendering import History, Image, ansi
-from sepo_env.errors import InvalidActionError, UnknownNameError
+from sepo_env.errors import UnknownNameError
 from sepo_env.tasks import Task
 
 Observation = dict[str, npt.NDArray[Any]]
-Rates = npt.NDArray[np.float32]
 
 RENDER_MODES = ["ansi", "rgb_array"]
 
@@ -46,8 +44,10 @@ class DiffusionEnv(gym.Env[Observation, Rates]):
 
     ## Observation Space
 
-    ``Dict``: ``tokens`` int64 ``(L,)``, visible tokens 0 .. V-1 and MASK = V; ``time`` float32 ``(1,)``; with
-    ``conditional``, ``prompt_mask`` int8 ``(L,)``, 1 where the position never changes.
+    ``Dict``: ``tokens``, ``MultiDiscrete([V + 1] * L)``, int64: categories, the visible tokens 0 .. V-1 and MASK = V
+    (``[V] * L`` on a uniform graph); ``time`` float32 ``(1,)``; with ``conditional``, ``prompt_mask`` int8 ``(L,)``, 1
+    where the position never changes. TorchRL's ``GymWrapper`` shows categories as one-hot; with
+    ``categorical_action_encoding=True`` it shows them as they are.
 
     ## Rewards
 
@@ -179,22 +179,6 @@ def check_reset_options(options: dict[str, Any] | None, known: set[str]) -> dict
         if name not in known:
             raise UnknownNameError("reset option", name, known)
     return options
-
-
-def as_rates(actions: Any, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Actions of numpy as a tensor on the device of the episodes.
-
-    Raises:
-        InvalidActionError: another shape than that of the action space, or another dtype than float32.
-    """
-    array = np.asarray(actions)
-    if array.shape != shape:
-        raise InvalidActionError(
-            f"the action has shape {array.shape}, expected {shape}: a rate for each position and token."
-        )
-    if array.dtype != np.float32:
-        raise InvalidActionError(f"the action has dtype {array.dtype}, expected float32; use .astype(np.float32).")
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 def final_infos(outcome: Outcome) -> list[dict[str, Any]]:

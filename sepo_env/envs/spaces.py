@@ -19,11 +19,19 @@ def rate_space(shape: tuple[int, ...]) -> spaces.Box[np.float32]:
     The upper bound is the largest float32, because an infinite rate is no action. Without ``bounded_above`` a Box
     samples an exponential law, and not a uniform one over 38 orders of magnitude.
     """
-    space = spaces.Box(0.0, _LARGEST_RATE, shape, np.float32)
-    # A Box stores its bounds for each entry; views of one entry say the same, whatever the vocabulary.
-    for name, value in (("low", space.low), ("high", space.high), ("bounded_below", space.bounded_below)):
-        setattr(space, name, _filled(value.flat[0], shape))
+    space = box(0.0, _LARGEST_RATE, shape)
     space.bounded_above = _filled(np.False_, shape)
+    return space
+
+
+def box(low: float, high: float, shape: tuple[int, ...]) -> spaces.Box[np.float32]:
+    """A Box of float32 with one bound for all entries, stored once.
+
+    An ordinary Box stores its bounds for each entry; views of one entry say the same, whatever the vocabulary.
+    """
+    space = spaces.Box(low, high, shape, np.float32)
+    for name in ("low", "high", "bounded_below", "bounded_above"):
+        setattr(space, name, _filled(getattr(space, name).flat[0], shape))
     return space
 
 
@@ -40,9 +48,10 @@ def action_space(episodes: Episodes) -> spaces.Box[np.float32]:
 def observation_space(episodes: Episodes) -> spaces.Dict[Any]:
     """Tokens, time and, if conditional, the prompt mask of one environment."""
     length = episodes.task.length
-    last_token = episodes.task.process.graph.vocab_size - 1
+    vocab_size = episodes.task.process.graph.vocab_size
     entries: dict[str, spaces.Space[Any]] = {
-        "tokens": spaces.Box(0, last_token, (length,), np.int64),
+        # Categories, which stock agents encode as one-hot; a Box of integers they would read as magnitudes.
+        "tokens": spaces.MultiDiscrete([vocab_size] * length, dtype=np.int64),
         "time": spaces.Box(0.0, 1.0, (1,), np.float32),
     }
     if episodes.conditional:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import Binary, Bounded, Composite, Unbounded
+from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from sepo_env.arguments import shown
 from sepo_env.envs.dynamics import State
 from sepo_env.envs.episodes import Episodes
 from sepo_env.envs.rate_spec import RateSpec
-from sepo_env.errors import InvalidArgumentError
+from sepo_env.errors import InvalidActionError, InvalidArgumentError
 from sepo_env.registration import ENVIRONMENTS
 from sepo_env.tasks import Task
 
@@ -35,8 +36,9 @@ class TorchRLEnv(EnvBase):
 
     Keys:
         Read: ``action`` ``(B, L, A)`` float32, jump rates per unit of the action clock. Written: ``tokens`` ``(B, L)``
-        int64; ``time`` ``(B, 1)`` float32; ``prompt_mask`` ``(B, L)`` bool, if conditional; ``transition_log_prob``
-        ``(B, L)`` float32, the log-probability of what happened at each position in the step that led here (0 where
+        int64, ids of categories (``Categorical`` of V + 1, MASK = V; of V on a uniform graph); ``time`` ``(B, 1)``
+        float32; ``prompt_mask`` ``(B, L)`` bool, if conditional; ``transition_log_prob`` ``(B, L)`` float32, the
+        log-probability of what happened at each position in the step that led here (0 where
         nothing could happen, and after a reset), so that policies need not store rates; ``reward``, ``done`` and
         ``terminated`` ``(B, 1)``.
 
@@ -76,9 +78,10 @@ class TorchRLEnv(EnvBase):
     def _make_specs(self) -> None:
         episodes, batch = self.episodes, self.batch_size
         length, device = episodes.task.length, self.device
-        last_token = episodes.task.process.graph.vocab_size - 1
+        vocab_size = episodes.task.process.graph.vocab_size
         observation: dict[str, Any] = {
-            "tokens": Bounded(0, last_token, (*batch, length), device, torch.int64),
+            # Categories as ids: it stores one number, and nothing of the vocabulary's size is ever made.
+            "tokens": Categorical(vocab_size, (*batch, length), device, torch.int64),
             "time": Bounded(0.0, 1.0, (*batch, 1), device, torch.float32),
             "transition_log_prob": Unbounded((*batch, length), device, torch.float32),
         }
@@ -104,7 +107,10 @@ class TorchRLEnv(EnvBase):
         return self._as_tensordict(state, log_prob, done=idle, terminated=idle.clone())
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        outcome = self.episodes.step(tensordict.get("action"))
+        action = tensordict.get("action", None)
+        if not isinstance(action, Tensor):
+            raise InvalidActionError(f"the entry 'action' is {shown(action)}; write a tensor of rates (B, L, A) there.")
+        outcome = self.episodes.step(action)
         over = outcome.terminated[:, None]
         return self._as_tensordict(
             outcome.state, outcome.log_prob, reward=outcome.reward[:, None], done=over, terminated=over.clone()

@@ -14,12 +14,11 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from sepo_env.envs import spaces
+from sepo_env.envs.actions import Rates, as_rates
 from sepo_env.envs.episodes import Episodes
 from sepo_env.envs.gym_env import (
     RENDER_MODES,
     Observation,
-    Rates,
-    as_rates,
     check_render_mode,
     check_reset_options,
     draw,
@@ -51,7 +50,8 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
     ## Observation Space
 
     ``Dict`` of ``tokens`` int64 ``(B, L)``, ``time`` float32 ``(B, 1)`` and, if conditional, ``prompt_mask`` int8
-    ``(B, L)``.
+    ``(B, L)``: those of the single environment, batched as Gymnasium does it: categories (``MultiDiscrete``) become a
+    ``Box``, and ``single_observation_space`` says what they are.
 
     ## Rewards
 
@@ -87,6 +87,7 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
         "render_fps": 30,
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
+    closed = True  # until it is made: old Gymnasiums close what is thrown away, even if its constructor raised
     _AUTORESET_MODES: ClassVar = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 
     def __init__(
@@ -115,6 +116,7 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._running = np.zeros(num_envs, dtype=np.bool_)
         self._history = make_history(self.episodes, render_mode)
+        self.closed = False
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None

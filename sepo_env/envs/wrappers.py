@@ -1,29 +1,67 @@
 r"""Wrappers that speak the language of other libraries, each for single and for vector environments.
 
-Stock algorithms choose tokens (`TokenAction`, `VectorTokenAction`) or emit unbounded numbers (`LogitAction`,
+Stock algorithms choose tokens (`TokenAction`, `VectorTokenAction`) or emit real numbers (`LogitAction`,
 `VectorLogitAction`); the wrappers translate to jump rates. `KLPenalty` and `VectorKLPenalty` charge the reward for
 leaving the pretrained denoiser.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Le
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import AutoresetMode
 
+from sepo_env.arguments import NonNegative, checked
 from sepo_env.diffusion import StepLaw
+from sepo_env.envs.actions import Rates, as_array, as_rates
 from sepo_env.envs.episodes import Episodes
-from sepo_env.envs.gym_env import DiffusionEnv, Observation, Rates, as_rates
+from sepo_env.envs.gym_env import DiffusionEnv, Observation
+from sepo_env.envs.spaces import box
 from sepo_env.envs.vector_env import DiffusionVectorEnv, Step
 from sepo_env.errors import InvalidActionError, InvalidArgumentError
 
 Choices = npt.NDArray[np.int64]
-Logits = npt.NDArray[np.float32]
+Logits = npt.NDArray[np.floating[Any]]
+
+Bound = Annotated[float, Ge(1e-3), Le(1e6)]
+BOUND: Bound = 10.0
+"""Logits that agents draw lie within this of 0, unless they are told otherwise.
+
+Softmax turns the widest difference, 20, into odds of 2e-9, below float32's resolution of a probability near 1, 6e-8:
+so one token can have all the probability that float32 can say, and of 50,257 tokens still 99.99 %.
+"""
+
+# Gymnasium's vector wrappers take types in brackets from 1.4 on only.
+if TYPE_CHECKING:
+    _VectorWrapper = gym.vector.VectorWrapper[Observation, Rates, Observation, Rates, npt.NDArray[Any]]
+    _VectorChoiceWrapper = gym.vector.VectorActionWrapper[Observation, Choices, Rates, npt.NDArray[Any]]
+    _VectorLogitWrapper = gym.vector.VectorActionWrapper[Observation, Logits, Rates, npt.NDArray[Any]]
+else:
+    _VectorWrapper = gym.vector.VectorWrapper
+    _VectorChoiceWrapper = _VectorLogitWrapper = gym.vector.VectorActionWrapper
+
+
+class _OfEpisodes:
+    """What the vector wrappers share: the episodes of the environment inside."""
+
+    autoreset_mode: AutoresetMode
+    _episodes: Episodes
+
+    def _adopt(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
+        base = env.unwrapped
+        if not isinstance(base, DiffusionVectorEnv):
+            raise InvalidArgumentError(
+                f"this wrapper is for the vector environments of sepo_env, not for {base}; wrap the single ones before."
+            )
+        self.autoreset_mode = base.autoreset_mode
+        self._episodes = base.episodes
 
 
 def choices_to_rates(choices: Choices, episodes: Episodes) -> Rates:
@@ -38,16 +76,16 @@ def choices_to_rates(choices: Choices, episodes: Episodes) -> Rates:
         InvalidActionError: another shape or dtype, or a choice outside of 0 .. A.
     """
     num_actions, num_tokens = episodes.dynamics.num_actions, episodes.task.num_tokens
-    expected = (episodes.num_envs, episodes.task.length)
-    if choices.shape != expected or not np.issubdtype(choices.dtype, np.integer):
-        raise InvalidActionError(f"the choices are {choices.dtype} {choices.shape}, expected integers {expected}.")
-    if choices.size and (choices.min() < 0 or choices.max() > num_actions):
+    choices = _as_choices(choices, (episodes.num_envs, episodes.task.length))
+    if choices.min() < 0 or choices.max() > num_actions:
         env, position = np.argwhere((choices < 0) | (choices > num_actions))[0]
         raise InvalidActionError(
             f"environment {env}, position {position}: choice {choices[env, position]} is none of 0 to {num_actions} "
             f"(tokens first, {num_actions} is to wait)."
         )
-    rates = np.eye(num_actions + 1, num_actions, dtype=np.float32)[choices]
+    rates = np.zeros(episodes.action_shape, dtype=np.float32)
+    chosen = np.nonzero(choices < num_actions)
+    rates[(*chosen, choices[chosen])] = 1.0
     idle = torch.from_numpy(choices >= num_tokens).to(episodes.device)
     stuck = episodes.dynamics.stuck(episodes.running_state(), idle)
     rates[..., :num_tokens][stuck.cpu().numpy()] = 1.0
@@ -61,19 +99,27 @@ def logits_to_rates(logits: Logits, episodes: Episodes) -> Rates:
     rate at 1, so that positions unmask at the ancestral pace.
 
     Raises:
-        InvalidActionError: a logit that is not finite.
+        InvalidActionError: another shape or dtype, or a logit that is not finite as a float32.
     """
-    tensor = torch.as_tensor(np.asarray(logits), dtype=torch.float32, device=episodes.device)
-    tensor = tensor.reshape(episodes.num_envs, episodes.task.length, episodes.task.num_tokens)
+    array = _as_logits(logits, (episodes.num_envs, episodes.task.length, episodes.task.num_tokens))
+    tensor = torch.as_tensor(array, dtype=torch.float32, device=episodes.device)
     if not bool(torch.isfinite(tensor).all()):
         env, position, token = (int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
         raise InvalidActionError(
             f"environment {env}, position {position}, token {episodes.task.token_texts[token]!r}: the logit is "
-            f"{float(tensor[env, position, token])}; logits are finite."
+            f"{float(array[env, position, token])}; logits are finite float32 numbers."
         )
     movable = episodes.dynamics.process.graph.can_jump(episodes.running_state().tokens)
     rates: Rates = (tensor.softmax(-1) * movable[..., None]).cpu().numpy()
     return rates
+
+
+def _as_choices(choices: Any, shape: tuple[int, ...]) -> Choices:
+    return as_array(choices, shape, "choices", "iu", "integers")
+
+
+def _as_logits(logits: Any, shape: tuple[int, ...]) -> Logits:
+    return as_array(logits, shape, "logits", "f", "float32")
 
 
 def step_divergence(rates: Rates, episodes: Episodes) -> npt.NDArray[np.float64]:
@@ -103,43 +149,44 @@ class KLPenalty(gym.Wrapper[Observation, Rates, Observation, Rates], RecordConst
         InvalidArgumentError: a negative coefficient, or the first-hitting sampler, whose jump times have no such table.
     """
 
-    def __init__(self, env: gym.Env[Observation, Rates], coefficient: float) -> None:
+    @checked
+    def __init__(self, env: gym.Env[Any, Any], coefficient: NonNegative) -> None:
         RecordConstructorArgs.__init__(self, coefficient=coefficient)
         gym.Wrapper.__init__(self, env)
         self._episodes = _single(env).episodes
-        self._coefficient = _checked_coefficient(coefficient, self._episodes)
+        _require_k_step(self._episodes)
+        self._coefficient = coefficient
 
     def step(self, action: Rates) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Step, and take the penalty off the reward."""
-        divergence = float(step_divergence(np.asarray(action)[None], self._episodes)[0])
+        batch = as_array(action, self._episodes.action_shape[1:], "rates", "f", "float32")[None]
+        divergence = float(step_divergence(batch, self._episodes)[0])
         observation, reward, terminated, truncated, info = self.env.step(action)
         info["kl"] = divergence
         return observation, float(reward) - self._coefficient * divergence, terminated, truncated, info
 
 
-class VectorKLPenalty(gym.vector.VectorWrapper[Observation, Rates, Observation, Rates, npt.NDArray[Any]]):
+class VectorKLPenalty(_OfEpisodes, _VectorWrapper):
     """`KLPenalty` for B environments; ``info["kl"]`` is float64 ``(B,)``."""
 
-    def __init__(self, env: gym.vector.VectorEnv[Observation, Rates, npt.NDArray[Any]], coefficient: float) -> None:
+    @checked
+    def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any], coefficient: NonNegative) -> None:
         super().__init__(env)
-        self.autoreset_mode = _vector(env).autoreset_mode
-        self._episodes = _vector(env).episodes
-        self._coefficient = _checked_coefficient(coefficient, self._episodes)
+        self._adopt(env)
+        _require_k_step(self._episodes)
+        self._coefficient = coefficient
 
     def step(self, actions: Rates) -> Step:
         """Step, and take the penalties off the rewards."""
-        divergence = step_divergence(np.asarray(actions), self._episodes)
+        divergence = step_divergence(actions, self._episodes)
         observation, rewards, terminated, truncated, infos = self.env.step(actions)
         infos |= {"kl": divergence, "_kl": np.ones(len(divergence), dtype=np.bool_)}
         return observation, rewards - self._coefficient * divergence, terminated, truncated, infos
 
 
-def _checked_coefficient(coefficient: float, episodes: Episodes) -> float:
-    if not coefficient >= 0:
-        raise InvalidArgumentError(f"the coefficient of the penalty is {coefficient}; give 0 or more.")
+def _require_k_step(episodes: Episodes) -> None:
     if episodes.dynamics.sampler == "first-hitting":
         raise InvalidArgumentError("the penalty compares laws of k-steps; use sampler='k-step'.")
-    return coefficient
 
 
 def _single(env: gym.Env[Any, Any]) -> DiffusionEnv:
@@ -149,22 +196,6 @@ def _single(env: gym.Env[Any, Any]) -> DiffusionEnv:
     return base
 
 
-def _vector(env: gym.vector.VectorEnv[Any, Any, Any]) -> DiffusionVectorEnv:
-    base = env.unwrapped
-    if not isinstance(base, DiffusionVectorEnv):
-        raise InvalidArgumentError(
-            f"this wrapper is for the vector environments of sepo_env, not for {base}; wrap the single ones before."
-        )
-    return base
-
-
-def _require_no_remask(episodes: Episodes) -> None:
-    if episodes.dynamics.remask:
-        raise InvalidArgumentError(
-            "logits are normalised over the visible tokens, which leaves no rate back to MASK; use remask=False."
-        )
-
-
 class TokenAction(gym.ActionWrapper[Observation, Choices, Rates], RecordConstructorArgs):
     """Choose a token, or to wait, at each position: ``MultiDiscrete([A + 1] * L)``; see `choices_to_rates`.
 
@@ -172,24 +203,26 @@ class TokenAction(gym.ActionWrapper[Observation, Choices, Rates], RecordConstruc
     Choices at positions that cannot jump are ignored.
     """
 
-    def __init__(self, env: gym.Env[Observation, Rates]) -> None:
+    @checked
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
         RecordConstructorArgs.__init__(self)
         gym.ActionWrapper.__init__(self, env)
         self._episodes = _single(env).episodes
         self.action_space = spaces.MultiDiscrete([self._episodes.dynamics.num_actions + 1] * self._episodes.task.length)
 
     def action(self, action: Choices) -> Rates:
-        rates: Rates = choices_to_rates(np.asarray(action)[None], self._episodes)[0]
+        choices = _as_choices(action, (self._episodes.task.length,))
+        rates: Rates = choices_to_rates(choices[None], self._episodes)[0]
         return rates
 
 
-class VectorTokenAction(gym.vector.VectorActionWrapper[Observation, Choices, Rates, npt.NDArray[Any]]):
+class VectorTokenAction(_OfEpisodes, _VectorChoiceWrapper):
     """`TokenAction` for B environments: choices int64 ``(B, L)``."""
 
-    def __init__(self, env: gym.vector.VectorEnv[Observation, Rates, npt.NDArray[Any]]) -> None:
+    @checked
+    def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
-        self.autoreset_mode = _vector(env).autoreset_mode
-        self._episodes = _vector(env).episodes
+        self._adopt(env)
         choices = np.full(
             (self._episodes.num_envs, self._episodes.task.length), self._episodes.dynamics.num_actions + 1
         )
@@ -197,40 +230,55 @@ class VectorTokenAction(gym.vector.VectorActionWrapper[Observation, Choices, Rat
         self.action_space = spaces.MultiDiscrete(choices)
 
     def actions(self, actions: Choices) -> Rates:
-        return choices_to_rates(np.asarray(actions), self._episodes)
+        return choices_to_rates(actions, self._episodes)
 
 
 class LogitAction(gym.ActionWrapper[Observation, Logits, Rates], RecordConstructorArgs):
-    """Give unbounded logits: ``Box(-inf, inf, (L, V), float32)``; see `logits_to_rates`.
+    """Give logits: ``Box(-bound, bound, (L, V), float32)``; see `logits_to_rates`.
+
+    Algorithms for continuous actions (PPO, A2C and SAC of Stable-Baselines3, for one) need a space with finite bounds,
+    and scale or clip what they draw to it. Finite logits beyond the bounds are taken as they are: log-probabilities of
+    a network are good actions.
+
+    Args:
+        env: an environment of this library, without ``remask``.
+        bound: how far from 0 the space reaches; None is a space without bounds.
 
     Raises:
-        InvalidArgumentError: the environment takes re-masking rates.
+        InvalidArgumentError: the environment takes re-masking rates, or a bound out of range.
     """
 
-    def __init__(self, env: gym.Env[Observation, Rates]) -> None:
-        RecordConstructorArgs.__init__(self)
+    @checked
+    def __init__(self, env: gym.Env[Any, Any], bound: Bound | None = BOUND) -> None:
+        RecordConstructorArgs.__init__(self, bound=bound)
         gym.ActionWrapper.__init__(self, env)
         self._episodes = _single(env).episodes
-        _require_no_remask(self._episodes)
-        shape = (self._episodes.task.length, self._episodes.task.num_tokens)
-        self.action_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.action_space = _logit_space(self._episodes, (), bound)
 
     def action(self, action: Logits) -> Rates:
-        rates: Rates = logits_to_rates(action, self._episodes)[0]
+        logits = _as_logits(action, (self._episodes.task.length, self._episodes.task.num_tokens))
+        rates: Rates = logits_to_rates(logits[None], self._episodes)[0]
         return rates
 
 
-class VectorLogitAction(gym.vector.VectorActionWrapper[Observation, Logits, Rates, npt.NDArray[Any]]):
+class VectorLogitAction(_OfEpisodes, _VectorLogitWrapper):
     """`LogitAction` for B environments: logits float32 ``(B, L, V)``."""
 
-    def __init__(self, env: gym.vector.VectorEnv[Observation, Rates, npt.NDArray[Any]]) -> None:
+    @checked
+    def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any], bound: Bound | None = BOUND) -> None:
         super().__init__(env)
-        self.autoreset_mode = _vector(env).autoreset_mode
-        self._episodes = _vector(env).episodes
-        _require_no_remask(self._episodes)
-        shape = (self._episodes.task.length, self._episodes.task.num_tokens)
-        self.single_action_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
-        self.action_space = spaces.Box(-np.inf, np.inf, (self._episodes.num_envs, *shape), np.float32)
+        self._adopt(env)
+        self.single_action_space = _logit_space(self._episodes, (), bound)
+        self.action_space = _logit_space(self._episodes, (self._episodes.num_envs,), bound)
 
     def actions(self, actions: Logits) -> Rates:
         return logits_to_rates(actions, self._episodes)
+
+
+def _logit_space(episodes: Episodes, batch: tuple[int, ...], bound: float | None) -> spaces.Box[np.float32]:
+    if episodes.dynamics.remask:
+        raise InvalidArgumentError(
+            "logits are normalised over the visible tokens, which leaves no rate back to MASK; use remask=False."
+        )
+    most = np.inf if bound is None else bound
+    return box(-most, most, (*batch, episodes.task.length, episodes.task.num_tokens))

@@ -34,7 +34,7 @@ def from_vector(task: Task, denoiser: TabularDenoiser, seed: int, mode: str = "S
 
 
 def from_single(task: Task, denoiser: TabularDenoiser, seed: int) -> list[TensorDict]:
-    env = GymWrapper(gym.make("ToyCTMC-v0", graph=_graph(task), **OPTIONS))
+    env = GymWrapper(gym.make("ToyCTMC-v0", graph=_graph(task), **OPTIONS), categorical_action_encoding=True)
     env.set_seed(seed)
     # Of 12 prompts two must agree.
     return [torch.stack([env.rollout(K, RatePolicy(denoiser, task.process, num_steps=K)) for _ in range(13)])]

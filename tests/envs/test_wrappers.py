@@ -146,6 +146,35 @@ def test_logits_leave_no_way_back_to_mask():
         LogitAction(toy(remask=True))
 
 
+@pytest.mark.parametrize(("options", "bound"), [({}, 10.0), ({"bound": 3}, 3.0), ({"bound": None}, math.inf)])
+def test_the_space_of_logits_has_the_bounds_that_agents_of_continuous_actions_ask_for(options, bound):
+    env, envs = LogitAction(toy(), **options), VectorLogitAction(toys(2), **options)
+    assert env.action_space == envs.single_action_space == gym.spaces.Box(-bound, bound, (4, 3), np.float32)
+    assert envs.action_space == gym.spaces.Box(-bound, bound, (2, 4, 3), np.float32)
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.action_space == env.action_space
+
+
+@pytest.mark.parametrize("bound", [0, -1.0, math.nan, math.inf, 1e40, "10", True, [10.0]])
+def test_bounds_that_are_none_are_refused_by_name(bound):
+    for make in (lambda: LogitAction(toy(), bound=bound), lambda: VectorLogitAction(toys(), bound=bound)):
+        with pytest.raises(InvalidArgumentError, match="^bound is "):
+            make()
+
+
+def test_within_the_bounds_one_token_gets_all_the_probability_that_float32_can_say():
+    env = LogitAction(toy())
+    env.reset(seed=0)
+    logits = env.action_space.low.copy()
+    logits[:, 1] = env.action_space.high[:, 1]
+    rates = env.action(logits)
+    assert (rates[:, 1] == np.float32(1)).all()
+    # Beyond the bounds logits count as they are.
+    assert np.array_equal(env.action(3 * logits)[:, 1], rates[:, 1])
+    logits[:, 0] = 20.0
+    assert (env.action(logits)[:, 0] > 0.9999).all()
+
+
 # -- both, single and vector
 
 
@@ -321,7 +350,13 @@ def test_a_bad_action_is_refused_before_it_is_charged():
         env.step(bad)
 
 
-@pytest.mark.parametrize(("options", "coefficient"), [({}, -0.1), ({}, math.nan), ({"sampler": "first-hitting"}, 0.1)])
-def test_penalties_that_make_no_sense_are_refused(options, coefficient):
-    with pytest.raises(InvalidArgumentError):
-        KLPenalty(toy(**options), coefficient)
+@pytest.mark.parametrize("coefficient", [-0.1, math.nan, math.inf, "0.1", None])
+def test_a_coefficient_is_a_number_of_at_least_zero(coefficient):
+    for make in (lambda: KLPenalty(toy(), coefficient), lambda: VectorKLPenalty(toys(), coefficient)):
+        with pytest.raises(InvalidArgumentError, match="^coefficient is "):
+            make()
+
+
+def test_a_penalty_on_jump_times_is_refused():
+    with pytest.raises(InvalidArgumentError, match="k-step"):
+        KLPenalty(toy(sampler="first-hitting"), 0.1)
