@@ -12,7 +12,9 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.objectives.value import GAE
 
-from agents.functional import ADVANTAGES
+from agents.config import AgentConfig
+from agents.functional import ADVANTAGES, subsample_steps, subsample_steps_with_last
+from agents.losses import DiffusionLoss
 from agents.policy import Critic
 
 NOTHING_TO_COMPARE = (
@@ -129,15 +131,47 @@ def _standardised(advantage: Tensor, group: Tensor | None) -> Tensor:
     return standardised
 
 
+def choose_steps(
+    loss: DiffusionLoss, config: AgentConfig, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Which steps of each trajectory an update uses, so that every sum of the loss is unbiased.
+
+    A form whose terms stand at the end of a trajectory gets that end for certain, and other states only where something
+    else is summed over the path.
+
+    Args:
+        loss: says what it sums, and where.
+        config: how many states of a trajectory, at most.
+        generator: draws them, on the CPU.
+        device: of the trajectories.
+
+    Returns:
+        Steps int64 ``(B, n)`` and their inclusion weights ``(B, n)``.
+    """
+    kept, num_steps = config.kept_steps, config.num_steps
+    everywhere = loss.form.evaluates_visited_states
+    if not everywhere:
+        # One state besides the last stands for all steps before it.
+        kept = min(max(kept, 2), num_steps) if loss.sums_over_path else 1
+    if not everywhere and kept == 1:
+        uniforms = torch.zeros(config.batch_size, dtype=torch.float64)  # nothing is left to chance
+    else:
+        uniforms = torch.rand(config.batch_size, generator=generator, dtype=torch.float64)
+    if not everywhere:
+        return subsample_steps_with_last(uniforms.to(device), num_steps, kept)
+    steps, weight = subsample_steps(uniforms.to(device), num_steps, kept)
+    return steps, torch.full(steps.shape, weight, dtype=torch.float64, device=device)
+
+
 def visited_states(
-    trajectories: TensorDictBase, steps: Tensor, inclusion_weight: float, first_id: int = 0
+    trajectories: TensorDictBase, steps: Tensor, inclusion_weight: float | Tensor, first_id: int = 0
 ) -> TensorDict:
     """The states of some steps of each trajectory as a flat batch ``[N]``, as the losses read it.
 
     Args:
         trajectories: ``(B, K)`` with ``advantage``.
         steps: int64 ``(B, n)``.
-        inclusion_weight: the inverse of the probability that a step is among them.
+        inclusion_weight: the inverse of the probability that a step is among them, of all or ``(B, n)``.
         first_id: id of the first trajectory; the others follow.
 
     Returns:
@@ -152,5 +186,6 @@ def visited_states(
     states["final_tokens"] = final_tokens.repeat_interleave(num_kept, dim=0)
     states["trajectory"] = rows.reshape(-1) + first_id
     states["step"] = steps.reshape(-1)
-    states["inclusion_weight"] = torch.full_like(states["advantage"], inclusion_weight)
+    weights = torch.as_tensor(inclusion_weight).expand_as(steps).reshape(-1, 1)
+    states["inclusion_weight"] = weights.to(states["advantage"])
     return states

@@ -23,7 +23,8 @@ class SEPOConfig(AgentConfig):
 
     form: FormName = "neighbours"
     """Whose log-probability is raised: path (the jumps that were sampled; unbiased), neighbours (every masked position
-    of each visited state) or snis (the published estimate at the end of the chain; for small problems)."""
+    of each visited state) or snis (the published estimate at the end of the chain; for small problems). KL, entropy and
+    critic are those of the whole path in each."""
     clip_level: ClipLevel = "token"
     """Whether each token or each step has an importance ratio of its own."""
     clip_epsilon: float = 0.2
@@ -51,8 +52,14 @@ class SEPOConfig(AgentConfig):
 
     @property
     def num_states(self) -> int:
-        """Visited states that an update uses, N; the form snis has terms at the end of a trajectory only."""
-        return self.batch_size if self.form == "snis" else super().num_states
+        """Visited states that an update uses, N.
+
+        The form snis has terms at the end of a trajectory only; the KL, the entropy and the critic stand at all steps.
+        """
+        if self.form != "snis":
+            return super().num_states
+        whole_path = self.kl_coeff > 0 or self.entropy_coeff > 0 or self.advantage == "critic"
+        return self.batch_size * (min(max(2, self.kept_steps), self.num_steps) if whole_path else 1)
 
     def make_form(self) -> Form:
         """The form with its settings."""

@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor
 
-from agents.batch import NOTHING_TO_COMPARE, all_alone, prompt_figures, trajectory_rewards, visited_states
+from agents.batch import NOTHING_TO_COMPARE, all_alone, choose_steps, prompt_figures, trajectory_rewards, visited_states
 from agents.checkpoint import State
 from agents.collect import collect, derived_seed, first_states
 from agents.config import AgentConfig
 from agents.cost import CostMeter
 from agents.evaluation import EVALUATION_COLUMNS, Evaluator
-from agents.functional import subsample_steps
 from agents.logs import Row, RunLog
 from agents.losses import DiffusionLoss
 from agents.policy import Critic
@@ -203,17 +201,9 @@ class Trainer:
             self._skipped = True
             return self.updater.skip()
         self.objective.add_advantages(trajectories)
-        steps, weight = self._choose_steps(generator)
-        states = visited_states(trajectories, steps, weight, first_id=self.iteration * self.config.batch_size)
+        steps, weights = choose_steps(self.objective.loss, self.config, generator, self.env.device)
+        states = visited_states(trajectories, steps, weights, first_id=self.iteration * self.config.batch_size)
         return self.updater.update(states, self.config.batch_size, generator)
-
-    def _choose_steps(self, generator: torch.Generator) -> tuple[Tensor, float]:
-        batch_size, num_steps = self.config.batch_size, self.config.num_steps
-        if not self.objective.loss.form.evaluates_visited_states:
-            # Such a form has terms at the end of the chain only; other states would be carried along for nothing.
-            return torch.full((batch_size, 1), num_steps - 1, device=self.env.device), 1.0
-        uniforms = torch.rand(batch_size, generator=generator, dtype=torch.float64).to(self.env.device)
-        return subsample_steps(uniforms, num_steps, self.config.kept_steps)
 
     def _evaluate(self) -> Row:
         """Judge the policy; what that costs is booked apart from the training."""

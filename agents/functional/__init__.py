@@ -21,7 +21,7 @@ from agents.functional.ratios import (
     log_importance_ratio,
     step_log_ratio,
 )
-from agents.functional.subsampling import subsample_steps
+from agents.functional.subsampling import subsample_steps, subsample_steps_with_last
 
 __all__ = [
     "ADVANTAGES",
@@ -43,5 +43,6 @@ __all__ = [
     "snis_log_weights",
     "step_log_ratio",
     "subsample_steps",
+    "subsample_steps_with_last",
     "sum_where",
 ]

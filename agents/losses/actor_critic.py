@@ -84,6 +84,11 @@ class ActorCriticLoss(DiffusionLoss):
         self.convert_to_functional(critic_network, "critic_network")
         self.critic_coeff = critic_coeff
 
+    @property
+    def sums_over_path(self) -> bool:
+        """The critic's error is one over the whole path."""
+        return True
+
     def _entries(self) -> list[NestedKey]:
         read = [key for key in super()._entries() if key != self.tensor_keys.value]
         return read + [key for key in self.critic_network.in_keys if key not in read]

@@ -62,7 +62,8 @@ class DiffusionLoss(LossModule):
         loss_objective, with a reference loss_kl, with a bonus loss_entropy: their sum is the loss.
         Without gradient: clip_fraction (share of ratios without a gradient), ESS (effective sample size of the
         steps' ratios over N), kl_approx (k3 estimate of the KL from the policy that sampled, nats a step),
-        ratio_max; entropy and kl_reference (nats a trajectory) where they are computed.
+        ratio_max; entropy and kl_reference (nats a trajectory) where they are computed. These two are sums over the
+        path, whatever the form: a batch has to hold states of all steps, or weights that make up for the others.
 
     Raises:
         InvalidArgumentError: a coefficient out of range, a form that the process does not have, or a reference
@@ -162,7 +163,13 @@ class DiffusionLoss(LossModule):
 
     @property
     def _measures_entropy(self) -> bool:
-        return self.form.evaluates_visited_states or self.entropy_coeff > 0
+        # Where the network is evaluated for another's sake it costs nothing.
+        return self.form.evaluates_visited_states or self.entropy_coeff > 0 or self.reference is not None
+
+    @property
+    def sums_over_path(self) -> bool:
+        """Whether visited states count for more than the form's terms: by a regulariser, or by a critic's error."""
+        return self.reference is not None or self.entropy_coeff > 0
 
     def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
         """Advantages and value targets come with the batch; there is no value estimator to tell."""

@@ -36,7 +36,7 @@ class Form(ABC):
 
     Attributes:
         name: as the configuration spells it.
-        evaluates_visited_states: whether the network is called at the visited states themselves.
+        evaluates_visited_states: whether there are terms at all visited states; else at the end of a trajectory only.
         needs_mask: whether the form exists on graphs with a mask only.
     """
 

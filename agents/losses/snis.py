@@ -80,7 +80,8 @@ class SNISForm(Form):
     The draws are a function of the trajectory's id, of x and of y: the policy that sampled and the one being
     trained meet the same ones, or their ratio would leave the clip range before the first step. One trajectory
     costs about :math:`L (V - 1) M` evaluations without gradient, so this form is a reference for small
-    problems. Only a trajectory's last step (s = 0) has terms, ``(N, L, V)``.
+    problems. Only a trajectory's last step (s = 0) has terms, ``(N, L, V)``; the regularisers of the loss are sums over
+    all steps all the same, each at one evaluation a state.
 
     Attributes:
         num_draws: M.
@@ -117,6 +118,11 @@ class SNISForm(Form):
             )
         # A trajectory may stand still at time 0 once it is finished; its end counts once.
         last = (states.s <= 0) & (states.t > 0)
+        if not bool(last.any()):
+            # States that regularisers alone look at, and no network has to answer for no sequences.
+            shape = (*states.final_tokens.shape, evaluation.process.graph.num_tokens)
+            nothing = states.advantage.new_zeros(shape)
+            return Terms(log_prob=nothing, weight=nothing)
         x, free = states.final_tokens[last], ~states.prompt_mask[last]
         conditionals = SiteConditionals(evaluation.denoiser, evaluation.process, self.time)
         log_conditional = conditionals.everywhere(x, ~free)

@@ -57,7 +57,13 @@ def test_number_of_states() -> None:
     assert config.replace(states_per_trajectory=4).num_states == 40
     assert config.replace(states_per_trajectory=0).num_states == 60
     assert config.replace(states_per_trajectory=9).num_states == 60
-    assert SEPOConfig(form="snis", batch_size=10).num_states == 10
+    config = SEPOConfig(form="snis", batch_size=10)
+    assert config.num_states == config.replace(form="path").num_states == 80
+    assert config.replace(states_per_trajectory=1).num_states == 20  # the last one, and one for all before it
+    assert config.replace(num_steps=1).num_states == 10
+    assert config.replace(kl_coeff=0.0).num_states == 10
+    assert config.replace(kl_coeff=0.0, entropy_coeff=0.1).num_states == 80
+    assert config.replace(kl_coeff=0.0, advantage="critic").num_states == 80
 
 
 @pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS)

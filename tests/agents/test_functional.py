@@ -24,6 +24,7 @@ from agents.functional import (
     snis_log_weights,
     step_log_ratio,
     subsample_steps,
+    subsample_steps_with_last,
     sum_where,
 )
 from sepo_env.diffusion import StepLaw
@@ -220,3 +221,24 @@ def test_every_step_is_kept_with_the_same_probability(num_steps, num_kept):
 def test_cannot_keep_more_steps_than_there_are(num_kept):
     with pytest.raises(InvalidArgumentError, match="keep from 1 to 4"):
         subsample_steps(torch.rand(3), 4, num_kept)
+
+
+@pytest.mark.parametrize(("num_steps", "num_kept"), [(1, 1), (2, 2), (5, 2), (8, 3), (8, 8)])
+def test_the_last_step_is_certain_and_sums_over_all_steps_unbiased(num_steps: int, num_kept: int) -> None:
+    uniforms = (torch.arange(840, dtype=torch.float64) + 0.5) / 840
+    steps, weights = subsample_steps_with_last(uniforms, num_steps, num_kept)
+    assert steps.shape == weights.shape == (840, num_kept)
+    assert (steps[:, -1] == num_steps - 1).all()
+    assert (weights[:, -1] == 1).all()
+    assert (steps.diff(dim=1) > 0).all()
+    values = torch.randn(num_steps, dtype=torch.float64)
+    estimate = (values[steps] * weights).sum(1).mean()
+    torch.testing.assert_close(estimate, values.sum(), atol=1e-9, rtol=0)
+
+
+def test_the_last_step_alone_weighs_one() -> None:
+    steps, weights = subsample_steps_with_last(torch.rand(3), 7, 1)
+    assert (steps.tolist(), weights.tolist()) == ([[6]] * 3, [[1.0]] * 3)
+    for wrong in (0, 8):
+        with pytest.raises(InvalidArgumentError, match="keep from 1 to 7"):
+            subsample_steps_with_last(torch.rand(3), 7, wrong)
