@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
+from sepo_env.arguments import NonNegative, checked
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.rewards.base import Reward
-from sepo_env.rewards.oracles import OracleEnsemble
+from sepo_env.rewards.oracles import NUM_NUCLEOTIDES, OracleEnsemble
 
 
 class OracleReward(Reward):
@@ -31,9 +30,10 @@ class OracleReward(Reward):
             disagreement.
     """
 
-    def __init__(self, ensemble: OracleEnsemble, *, name: str | None = None, pessimism: float = 0.0) -> None:
-        if not (math.isfinite(pessimism) and pessimism >= 0):
-            raise InvalidArgumentError(f"pessimism is a finite number, 0 or more, not {pessimism!r}.")
+    num_ids = NUM_NUCLEOTIDES
+
+    @checked
+    def __init__(self, ensemble: OracleEnsemble, *, name: str | None = None, pessimism: NonNegative = 0.0) -> None:
         if pessimism > 0 and len(ensemble.members) < 2:
             raise InvalidArgumentError(
                 "a lower confidence bound needs at least two members, and this ensemble has one; take pessimism=0."

@@ -7,20 +7,24 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
+from sepo_env.arguments import Count, Positive, check_fields, checked
 from sepo_env.errors import InvalidArgumentError, RewardError, RewardTimeoutError
 from sepo_env.rewards import isolate
 from sepo_env.rewards.base import Reward, RewardRole, check_tokens
 from sepo_env.rewards.cache import DEFAULT_ENTRIES, ValueCache
 from sepo_env.rewards.functions import RewardFunction
-from sepo_env.rewards.values import Failure, read_values, shorten
+from sepo_env.rewards.values import Failure, read_values, say, shorten
+from sepo_env.rewards.worker_process import WorkerDied
 from sepo_env.rewards.workers import WorkerPool
 
+Workers = Annotated[int, Ge(0), Le(1024)]
+"""A number of processes, or none."""
 OnError = Literal["raise", "floor"]
 Decode = Callable[[Tensor], list[str]]
 
@@ -41,32 +45,27 @@ class ScoringOptions:
         cache: keep values: True for 100 000 sequences, or their number.
 
     Raises:
-        InvalidArgumentError: a value out of range, or options that exclude each other.
+        InvalidArgumentError: a value of another type or out of range, or options that exclude each other.
+        UnknownNameError: ``on_error`` is neither of the two.
     """
 
-    workers: int = 0
-    timeout: float | None = None
+    workers: Workers = 0
+    timeout: Positive | None = None
     on_error: OnError = "raise"
     floor: float | None = None
-    cache: bool | int = False
+    cache: bool | Count = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.workers, int) or isinstance(self.workers, bool) or self.workers < 0:
-            raise InvalidArgumentError(f"workers is a number of processes, 0 or more, not {self.workers!r}.")
-        if self.timeout is not None:
-            if not _is_finite(self.timeout) or self.timeout <= 0:
-                raise InvalidArgumentError(f"timeout is a positive number of seconds, not {self.timeout!r}.")
-            if self.workers == 0:
-                raise InvalidArgumentError(
-                    "a timeout needs worker processes, because a call in this process cannot be stopped; "
-                    "give workers=1 or more."
-                )
-        if self.on_error not in ("raise", "floor"):
-            raise InvalidArgumentError(f"on_error is 'raise' or 'floor', not {self.on_error!r}.")
-        if self.on_error == "floor" and not _is_finite(self.floor):
+        check_fields(self)
+        if self.timeout is not None and self.workers == 0:
             raise InvalidArgumentError(
-                f"on_error='floor' needs a finite value for the sequences that fail, not {self.floor!r}; "
-                "give floor=VALUE, below what a poor sequence scores."
+                "a timeout needs worker processes, because a call in this process cannot be stopped; "
+                "give workers=1 or more."
+            )
+        if self.on_error == "floor" and self.floor is None:
+            raise InvalidArgumentError(
+                "on_error='floor' needs a value for the sequences that fail; give floor=VALUE, below what a poor "
+                "sequence scores."
             )
         if self.on_error == "raise" and self.floor is not None:
             raise InvalidArgumentError("a floor is used with on_error='floor' only; give both or neither.")
@@ -80,6 +79,7 @@ class FunctionReward(Reward):
         decode: tokens ``(B, L)`` -> ``list[str]``.
         options: how it is called.
         role: what the values may be used for.
+        num_ids: the tokens that it is asked to score are 0 .. ``num_ids`` - 1; None does not look.
 
     Example:
         >>> reward = FunctionReward(
@@ -90,6 +90,7 @@ class FunctionReward(Reward):
         tensor([2., 1.])
     """
 
+    @checked
     def __init__(
         self,
         function: RewardFunction,
@@ -97,8 +98,10 @@ class FunctionReward(Reward):
         decode: Decode,
         options: ScoringOptions | None = None,
         role: RewardRole = "any",
+        num_ids: Count | None = None,
     ) -> None:
         self.function = function
+        self.num_ids = num_ids
         self.name = function.name
         self.role = role
         self.options = options or ScoringOptions()
@@ -120,11 +123,11 @@ class FunctionReward(Reward):
         """Return the values ``(B,)`` float32 of ``tokens`` ``(B, L)`` int64.
 
         Raises:
-            InvalidTokensError, InvalidShapeError: the tokens are not ``(B, L)`` int64.
+            InvalidTokensError, InvalidShapeError: the tokens are not ``(B, L)`` int64, or not those that it reads.
             RewardError: the function raised, or its values cannot be used; the message names the sequence.
             RewardTimeoutError: it did not answer in time.
         """
-        check_tokens(tokens)
+        check_tokens(tokens, self.num_ids)
         with torch.no_grad():
             return self.score(tokens) if self._cache is None else self._score_cached(tokens, self._cache)
 
@@ -157,17 +160,20 @@ class FunctionReward(Reward):
 
     def _score_rows(self, tokens: Tensor, rows: list[int]) -> tuple[Tensor, set[int]]:
         """Score the given rows; return their values and which of them were given the floor."""
-        values = torch.full((len(rows),), math.nan)
+        values = torch.full((len(rows),), math.nan, dtype=torch.float32)
         if not rows:
             return values.to(tokens.device), set()
         batch: Any = tokens if len(rows) == tokens.shape[0] else tokens[rows]
         if self.function.reads == "strings":
-            batch = self._decode(batch)
+            batch = self._decode(batch.clone())
         self.calls += len(rows)
 
         def show(position: int) -> str:
             row = rows[position]
-            text = batch[position] if self.function.reads == "strings" else self._decode(tokens[row : row + 1])[0]
+            try:
+                text = batch[position] if self.function.reads == "strings" else self._decode(tokens[[row]])[0]
+            except Exception:  # what cannot be written may be why it failed
+                return f"sequence {row} (tokens {shorten(str(tokens[row].tolist()))})"
             return f"sequence {row} ({shorten(text)!r}, {len(text)} letters)"
 
         failures = self._attempt(batch, values, show)
@@ -185,14 +191,15 @@ class FunctionReward(Reward):
         if self._pool is not None:
             result = self._pool.attempt(batch, fail_fast)
         else:
-            result = isolate.attempt(self.function.function, batch, fail_fast)
+            copy = list if self.function.reads == "strings" else Tensor.clone
+            result = isolate.attempt(self.function.function, batch, fail_fast, copy)
         if result.batch_error is not None and fail_fast:
             raise RewardError(
-                f"the reward {self.name!r} raised {_say(result.batch_error)} for several of {len(batch)} sequences "
+                f"the reward {self.name!r} raised {say(result.batch_error)} for several of {len(batch)} sequences "
                 f"together, though for none of them alone; the first is {show(0)}. "
                 "Mend how the function treats a batch."
             ) from result.batch_error
-        failures = [Failure(row, f"raised {_say(error)}", error) for row, error in result.errors.items()]
+        failures = [Failure(row, _cause(error), error) for row, error in result.errors.items()]
         for start, stop, raw in result.pieces:
             outcome = read_values(raw, stop - start, self.name, functools.partial(_show_from, show, start))
             values[start:stop] = outcome.values
@@ -232,6 +239,7 @@ class ModuleReward(nn.Module):
     its values random.
     """
 
+    @checked
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module.eval()
@@ -242,12 +250,8 @@ class ModuleReward(nn.Module):
         return self.module(tokens if weights is None else tokens.to(weights.device))
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
-
-
-def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def _cause(error: Exception) -> str:
+    return str(error) if isinstance(error, WorkerDied) else f"raised {say(error)}"
 
 
 def _show_from(show: Callable[[int], str], start: int, row: int) -> str:

@@ -15,8 +15,8 @@ RewardRole = Literal["training", "held_out", "any"]
 class Reward(ABC):
     r"""A score of finished sequences, :math:`R(x_0)`.
 
-    Subclasses implement `score`; calling the reward checks the tokens, runs `score` without gradients, checks
-    the values and counts the sequences.
+    Subclasses implement `score`; calling the reward checks the tokens, runs `score` without gradients on a copy of
+    them, checks the values, copies them and counts the sequences.
 
     Shapes:
         tokens ``(B, L)`` int64 -> values ``(B,)`` float32, on the tokens' device.
@@ -27,6 +27,7 @@ class Reward(ABC):
         calls: sequences really scored so far.
         failures: of these, the sequences that failed and were given the floor instead.
         cache_hits: sequences answered from the cache, not scored again.
+        num_ids: the tokens that it reads are 0 .. ``num_ids`` - 1, which calling it checks; None: whatever they are.
 
     Example:
         >>> class CountOfZeros(Reward):
@@ -44,23 +45,26 @@ class Reward(ABC):
     calls: int = 0
     failures: int = 0
     cache_hits: int = 0
+    num_ids: int | None = None
 
     @abstractmethod
     def score(self, tokens: Tensor) -> Tensor:
-        """Return one value for each of the sequences ``tokens`` ``(B, L)``."""
+        """Return one value for each of the sequences ``tokens`` ``(B, L)``, which are its own to write into."""
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return the values ``(B,)`` float32 of ``tokens`` ``(B, L)`` int64.
 
         Raises:
-            InvalidTokensError: the tokens are not int64.
+            InvalidTokensError: the tokens are not int64, or outside of what the reward reads.
             InvalidShapeError: the tokens are not ``(B, L)``.
             RewardError: the values are not ``(B,)`` finite real numbers.
         """
-        check_tokens(tokens)
+        check_tokens(tokens, self.num_ids)
+        if not len(tokens):
+            return torch.zeros(0, dtype=torch.float32, device=tokens.device)
         self.calls += tokens.shape[0]
         with torch.no_grad():
-            raw = self.score(tokens)
+            raw = self.score(tokens.clone())
 
         def show(row: int) -> str:
             return f"sequence {row} (tokens {shorten(str(tokens[row].tolist()))})"
@@ -76,7 +80,7 @@ class Reward(ABC):
     def terms(self, tokens: Tensor) -> dict[str, Tensor]:
         """Return the values by name, each ``(B,)``; ``"reward"`` is what the call returns."""
         values = self(tokens)
-        return {self.name: values, "reward": values}
+        return {self.name: values, "reward": values.clone()}
 
     def close(self) -> None:  # noqa: B027 - most rewards hold nothing that must be ended
         """End what runs in the background, such as worker processes; a later call starts it anew."""
@@ -88,10 +92,19 @@ class Reward(ABC):
         self.close()
 
 
-def check_tokens(tokens: Tensor) -> None:
-    """Raise unless ``tokens`` are int64 of shape ``(B, L)``."""
+def check_tokens(tokens: Tensor, num_ids: int | None = None) -> None:
+    """Raise unless ``tokens`` are int64 of shape ``(B, L)``, and in 0 .. ``num_ids`` - 1 where that is given."""
     if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64:
         got = f"dtype {tokens.dtype}" if isinstance(tokens, Tensor) else f"a {type(tokens).__name__}"
         raise InvalidTokensError(f"a reward reads int64 token tensors, got {got}; convert with tokens.long().")
     if tokens.dim() != 2:
         raise InvalidShapeError("tokens", tokens.shape, "(B, L)")
+    if tokens.is_meta:
+        raise InvalidTokensError("tokens on the device 'meta' have no values that a reward could score.")
+    if num_ids is not None and tokens.numel():
+        low, high = (int(bound) for bound in tokens.aminmax())
+        if low < 0 or high >= num_ids:
+            raise InvalidTokensError(
+                f"expected tokens 0..{num_ids - 1}, but got tokens in {low}..{high}; finish denoising before scoring, "
+                "and encode with the same alphabet."
+            )

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sepo_env.errors import InvalidArgumentError
+from sepo_env.arguments import Count, checked
 
 DEFAULT_ENTRIES = 100_000
 
@@ -30,9 +30,8 @@ class ValueCache:
     (0.1, None, 0.3)
     """
 
-    def __init__(self, max_entries: int = DEFAULT_ENTRIES) -> None:
-        if max_entries < 1:
-            raise InvalidArgumentError(f"a cache holds at least one sequence, not {max_entries}; give True or a size.")
+    @checked
+    def __init__(self, max_entries: Count = DEFAULT_ENTRIES) -> None:
         self.max_entries = max_entries
         self._values: OrderedDict[bytes, float] = OrderedDict()
 

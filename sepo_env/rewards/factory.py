@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from torch import nn
 
+from sepo_env.arguments import Count, Positive, checked, shown
 from sepo_env.errors import HeldOutRewardError, InvalidArgumentError, UnknownNameError
 from sepo_env.rewards.activity import OracleReward
-from sepo_env.rewards.adapters import Decode, FunctionReward, ModuleReward, OnError, ScoringOptions
+from sepo_env.rewards.adapters import Decode, FunctionReward, ModuleReward, OnError, ScoringOptions, Workers
 from sepo_env.rewards.base import Reward, RewardRole
 from sepo_env.rewards.functions import RewardFunction, function_name, reward_function, token_reward
 from sepo_env.rewards.oracles import OracleEnsemble
@@ -20,17 +21,19 @@ FOR_TRAINING: frozenset[RewardRole] = frozenset({"training", "any"})
 FOR_JUDGING: frozenset[RewardRole] = frozenset({"held_out", "any"})
 
 
+@checked
 def as_reward(
     spec: object,
     *,
     decode: Decode,
     registry: Registry,
-    workers: int = 0,
-    timeout: float | None = None,
+    workers: Workers = 0,
+    timeout: Positive | None = None,
     on_error: OnError = "raise",
     floor: float | None = None,
-    cache: bool | int = False,
+    cache: bool | Count = False,
     allow_roles: Collection[RewardRole] = FOR_TRAINING,
+    num_ids: Count | None = None,
 ) -> Reward:
     """Return the reward that ``spec`` stands for.
 
@@ -46,6 +49,7 @@ def as_reward(
         floor: the value of sequences that fail.
         cache: score repeated sequences once.
         allow_roles: the roles that this use of the reward admits.
+        num_ids: functions of tokens are asked to score the tokens 0 .. ``num_ids`` - 1 only; None: whatever they are.
 
     Raises:
         UnknownNameError: a name that is not in the registry.
@@ -63,7 +67,7 @@ def as_reward(
         {'a': tensor([2.]), 'reward': tensor([-2.])}
     """
     options = ScoringOptions(workers, timeout, on_error, floor, cache)
-    builder = _Builder(decode, registry, options)
+    builder = _Builder(decode, registry, options, num_ids)
     reward = builder.build(spec)
     if workers and not any(function.reads == "strings" for function in builder.functions):
         raise InvalidArgumentError(
@@ -77,10 +81,11 @@ def as_reward(
 class _Builder:
     """The settings of one call of `as_reward`, and the functions it has met."""
 
-    def __init__(self, decode: Decode, registry: Registry, options: ScoringOptions) -> None:
+    def __init__(self, decode: Decode, registry: Registry, options: ScoringOptions, num_ids: int | None) -> None:
         self.decode = decode
         self.registry = registry
         self.options = options
+        self.num_ids = num_ids
         self.functions: list[RewardFunction] = []
 
     def build(self, spec: object) -> Reward:
@@ -98,10 +103,12 @@ class _Builder:
             return self._function(token_reward(ModuleReward(spec), function_name(spec)), _role(spec))
         if isinstance(spec, RewardFunction):
             return self._function(spec)
+        if isinstance(spec, type) and issubclass(spec, (Reward, nn.Module)):
+            raise InvalidArgumentError(f"{spec.__name__} is a class; give one of its objects, {spec.__name__}(...).")
         if callable(spec):
             return self._function(reward_function(spec))
         raise InvalidArgumentError(
-            f"{spec!r} ({type(spec).__name__}) does not score sequences; give a function of list[str] or of a "
+            f"{shown(spec)} ({type(spec).__name__}) does not score sequences; give a function of list[str] or of a "
             f"token tensor, a torch module, a Reward, a name among {sorted(self.registry)}, or a mapping of "
             "these to weights."
         )
@@ -111,7 +118,8 @@ class _Builder:
         options = self.options
         if function.reads == "tokens":  # worker processes are for the functions of strings beside it
             options = dataclasses.replace(options, workers=0, timeout=None)
-        return FunctionReward(function, decode=self.decode, options=options, role=role)
+        num_ids = self.num_ids if function.reads == "tokens" else None  # `decode` says what it writes
+        return FunctionReward(function, decode=self.decode, options=options, role=role, num_ids=num_ids)
 
     def _wrap(self, reward: Reward) -> Reward:
         """Give a ready reward the floor and the cache, where they are asked for."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Literal
 
+from sepo_env.arguments import check_fields, checked
 from sepo_env.errors import InvalidArgumentError
 
 Reads = Literal["strings", "tokens"]
@@ -30,10 +31,14 @@ class RewardFunction:
     reads: Reads
     name: str
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def __call__(self, batch: Any) -> Any:
         return self.function(batch)
 
 
+@checked
 def string_reward(function: Callable[[list[str]], Any], name: str | None = None) -> RewardFunction:
     """Say that a function reads decoded sequences, ``list[str]``.
 
@@ -43,6 +48,7 @@ def string_reward(function: Callable[[list[str]], Any], name: str | None = None)
     return RewardFunction(function, "strings", name or function_name(function))
 
 
+@checked
 def token_reward(function: Callable[[Any], Any], name: str | None = None) -> RewardFunction:
     """Say that a function reads tokens ``(B, L)`` int64."""
     return RewardFunction(function, "tokens", name or function_name(function))
@@ -67,6 +73,8 @@ def reward_function(function: Callable[[Any], Any]) -> RewardFunction:
     'tokens'
     """
     name = function_name(function)
+    if inspect.iscoroutinefunction(function):
+        raise InvalidArgumentError(f"the reward {name!r} is a coroutine; give a function that runs it to its end.")
     annotation = _first_annotation(function)
     # As text, so that annotations that cannot be evaluated here (``from __future__ import annotations`` with
     # names imported for type checkers only) read the same as those that can.
@@ -105,6 +113,9 @@ def function_name(function: Callable[..., Any]) -> str:
         return function.name
     if isinstance(function, functools.partial):
         return function_name(function.func)
-    if isinstance(function, FunctionType | BuiltinFunctionType | MethodType):
+    if isinstance(function, FunctionType | BuiltinFunctionType | MethodType | type):
         return function.__name__
+    wrapped = getattr(function, "__wrapped__", None)  # as functools.lru_cache leaves it
+    if callable(wrapped):
+        return function_name(wrapped)
     return type(function).__name__

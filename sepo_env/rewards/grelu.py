@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sepo_env.errors import ArtefactsError, CheckpointError, MissingExtraError
+from sepo_env.arguments import Count, PathArgument, WholeNumber, checked
+from sepo_env.errors import ArtefactsError, CheckpointError, InvalidArgumentError, MissingExtraError
 from sepo_env.foreign import read_foreign
 from sepo_env.inert import outline, shown
 from sepo_env.rewards.oracles import OracleEnsemble, Role
@@ -69,12 +70,13 @@ class GReLUModel(nn.Module):
         return torch.cat(chunks)[:, self.column]
 
 
+@checked
 def load_grelu(
-    path: str | os.PathLike[str],
+    path: PathArgument,
     *,
     task: str,
-    column: int,
-    num_outputs: int,
+    column: WholeNumber,
+    num_outputs: Count,
     role: Role,
     quantity: str,
     units: str,
@@ -101,7 +103,10 @@ def load_grelu(
     Raises:
         MissingExtraError: gReLU is not installed.
         CheckpointError: not such a checkpoint, one for another task, or another architecture than its tensors'.
+        InvalidArgumentError: a column that the outputs do not have, or an argument of another type.
     """
+    if column >= num_outputs:
+        raise InvalidArgumentError(f"column is {column}, but the {num_outputs} outputs are 0 to {num_outputs - 1}.")
     checkpoint = read_foreign(path)
     settings = checkpoint.get("hyper_parameters")
     tensors = checkpoint.get("state_dict")

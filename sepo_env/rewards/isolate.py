@@ -6,10 +6,14 @@ is up in a few hundredths of a second and holds only what the reward itself impo
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
+import queue
 import struct
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
@@ -31,20 +35,21 @@ class Attempt(NamedTuple):
     unanswered: tuple[int, ...] = ()
 
 
-def attempt(function: Callable[[Any], Any], batch: Any, fail_fast: bool) -> Attempt:
+def attempt(function: Callable[[Any], Any], batch: Any, fail_fast: bool, copy: Callable[[Any], Any] = list) -> Attempt:
     """Call ``function`` on the batch, and one by one on its sequences if that raises.
 
     Args:
         function: the reward, a function of a batch.
         batch: what it reads; ``batch[i : i + 1]`` is a batch of one.
         fail_fast: stop at the first sequence that raises.
+        copy: makes of the batch what the function is given: whoever sorts or overwrites it changes nobody else's.
 
     >>> attempt(lambda numbers: [1 / n for n in numbers], [1, 0, 2], fail_fast=False)
     Attempt(pieces=[(0, 1, [1.0]), (2, 3, [0.5])], errors={1: ZeroDivisionError('division by zero')}, \
 batch_error=None, unanswered=())
     """
     try:
-        return Attempt([(0, len(batch), function(batch))], {})
+        return Attempt([(0, len(batch), function(copy(batch)))], {})
     except Exception as error:
         if len(batch) == 1:
             return Attempt([], {0: error})
@@ -53,7 +58,7 @@ batch_error=None, unanswered=())
     errors: dict[int, Exception] = {}
     for row in range(len(batch)):
         try:
-            pieces.append((row, row + 1, function(batch[row : row + 1])))
+            pieces.append((row, row + 1, function(copy(batch[row : row + 1]))))
         except Exception as error:
             errors[row] = error
             if fail_fast:
@@ -75,9 +80,10 @@ def receive(stream: BinaryIO) -> bytes:
         EOFError: the other side has gone.
     """
     header = stream.read(8)
-    if len(header) < 8:
+    size = struct.unpack("<Q", header)[0] if len(header) == 8 else 0
+    message = stream.read(size)
+    if len(header) < 8 or len(message) < size:
         raise EOFError("the other process has closed its end")
-    message = stream.read(struct.unpack("<Q", header)[0])
     return message
 
 
@@ -102,8 +108,43 @@ def _answer(function: Callable[[Any], Any], batch: list[str], fail_fast: bool) -
         return pickle.dumps(([], dict.fromkeys(range(len(batch)), sendable(error)), None))
 
 
-def serve() -> None:
-    """Score batches from standard input to standard output until the other side goes."""
+class _Watched:
+    """Requests read ahead by a thread, which ends this process where the other side goes in the middle of a batch.
+
+    For systems where no guard does it (`sepo_env.rewards.guard`).
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._idle = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def receive(self) -> bytes:
+        self._idle.set()
+        message = self._messages.get()
+        self._idle.clear()
+        if message is None:
+            raise EOFError("the other process has closed its end")
+        return message
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._messages.put(receive(self._stream))
+        except Exception:
+            self._messages.put(None)
+            while self._idle.is_set():
+                time.sleep(0.1)  # to end by itself, unless a batch has just come
+            os._exit(1)
+
+
+def serve(watched: bool = os.name != "posix") -> None:
+    """Score batches from standard input to standard output until the other side goes.
+
+    Args:
+        watched: see in a thread whether the other side is still there.
+    """
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # What the reward itself reads or prints must not mix with the messages.
     null = os.open(os.devnull, os.O_RDONLY)
@@ -111,18 +152,20 @@ def serve() -> None:
     os.dup2(2, 1)
     # Standard output was a pipe when Python opened it: unbuffered, or what is printed would show at the very end.
     sys.stdout = sys.stderr
-    sys.path[:] = pickle.loads(receive(requests))
+    following = _Watched(requests).receive if watched else functools.partial(receive, requests)
+    sys.path[:] = pickle.loads(following())
     try:
-        function = pickle.loads(receive(requests))
+        function = pickle.loads(following())
     except Exception as error:
         send(answers, pickle.dumps(sendable(error)))
         return
     send(answers, pickle.dumps(None))
     while True:
         try:
-            batch, fail_fast = pickle.loads(receive(requests))
+            message = following()
         except EOFError:
             return
+        batch, fail_fast = pickle.loads(message)
         send(answers, _answer(function, batch, fail_fast))
 
 

@@ -1,15 +1,15 @@
 """Sequence-to-function networks, shipped as ensembles: they read DNA and predict one measured quantity."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sepo_env.arguments import Count, PathArgument, Share, Size, WholeNumber, check_fields, checked
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
 from sepo_env.tensorfile import check_tensors, read_tensors
 
@@ -32,9 +32,12 @@ class OracleConfig:
     """
 
     architecture: Architecture
-    channels: int = 64
-    num_outputs: int = 1
-    dropout: float = 0.2
+    channels: Size = 64
+    num_outputs: Count = 1
+    dropout: Share = 0.2
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class _Conv(nn.Conv2d):
@@ -158,9 +161,11 @@ class OracleEnsemble(nn.Module):
         units: of the prediction.
 
     Raises:
+        InvalidArgumentError: no members, or an argument of another type or out of its range.
         InvalidTokensError: tokens that are not nucleotides.
     """
 
+    @checked
     def __init__(
         self,
         members: Sequence[nn.Module],
@@ -171,12 +176,12 @@ class OracleEnsemble(nn.Module):
         units: str,
         mean: float = 0.0,
         scale: float = 1.0,
-        output_class: int | None = None,
+        output_class: WholeNumber | None = None,
         both_strands: bool = True,
     ) -> None:
         super().__init__()
-        if role not in get_args(Role):
-            raise InvalidArgumentError(f"the role of an oracle is one of {get_args(Role)}, not {role!r}")
+        if not members:
+            raise InvalidArgumentError("an ensemble has at least one member.")
         self.members = nn.ModuleList(members)
         self.config = config
         self.role: Role = role
@@ -229,7 +234,8 @@ class OracleEnsemble(nn.Module):
         }
 
 
-def load_oracle(path: str | os.PathLike[str]) -> OracleEnsemble:
+@checked
+def load_oracle(path: PathArgument) -> OracleEnsemble:
     """Read an ensemble from safetensors, on the CPU, in float32, in evaluation mode and frozen.
 
     Raises:

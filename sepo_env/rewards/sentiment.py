@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sepo_env.errors import CheckpointError, InvalidTokensError, MissingExtraError
+from sepo_env.arguments import Count, PathArgument, Share, Size, check_fields, checked
+from sepo_env.errors import CheckpointError, InvalidArgumentError, MissingExtraError
 from sepo_env.rewards.base import Reward
 from sepo_env.tensorfile import check_tensors, read_tensors
 
@@ -31,10 +32,17 @@ class SentimentConfig:
         dropout: the share of features dropped in training.
     """
 
-    num_tokens: int
-    channels: int = 64
-    kernel_size: int = 3
-    dropout: float = 0.3
+    num_tokens: Count
+    channels: Size = 64
+    kernel_size: Size = 3
+    dropout: Share = 0.3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.kernel_size % 2 == 0:
+            raise InvalidArgumentError(
+                f"kernel_size is {self.kernel_size}, but a centred convolution needs an odd one."
+            )
 
 
 class SentimentClassifier(nn.Module):
@@ -44,6 +52,7 @@ class SentimentClassifier(nn.Module):
         tokens ``(B, L)`` int64 in ``[0, V]`` -> ``(B,)`` float32; positions with the id V are read as empty.
     """
 
+    @checked
     def __init__(self, config: SentimentConfig) -> None:
         super().__init__()
         self.config = config
@@ -82,18 +91,14 @@ class SentimentReward(Reward):
 
     role = "training"
 
+    @checked
     def __init__(self, classifier: SentimentClassifier, *, name: str = "sentiment") -> None:
         self.classifier = classifier.eval()
         self.name = name
+        self.num_ids = classifier.config.num_tokens
 
     def score(self, tokens: Tensor) -> Tensor:
         """Return the polarities ``(B,)`` of ``tokens`` ``(B, L)``, computed on their device."""
-        num_tokens = self.classifier.config.num_tokens
-        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < num_tokens):
-            raise InvalidTokensError(
-                f"the classifier reads tokens 0..{num_tokens - 1}, but got {int(tokens.min())}..{int(tokens.max())}; "
-                "finish denoising before scoring (MASK is no token)."
-            )
         return torch.tanh(self.classifier.to(tokens.device)(tokens) / 2)
 
 
@@ -113,6 +118,7 @@ class VaderReward(Reward):
 
     role = "held_out"
 
+    @checked
     def __init__(self, decode: Callable[[Tensor], list[str]], *, name: str = "vader") -> None:
         try:
             from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
@@ -139,7 +145,8 @@ def save_sentiment(classifier: SentimentClassifier, path: Path, provenance: Mapp
     os.replace(temporary, path)
 
 
-def load_sentiment(path: str | os.PathLike[str]) -> SentimentClassifier:
+@checked
+def load_sentiment(path: PathArgument) -> SentimentClassifier:
     """Read a classifier from safetensors, on the CPU, in float32, in evaluation mode and frozen.
 
     Raises:

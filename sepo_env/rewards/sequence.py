@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError
+from sepo_env.arguments import checked
+from sepo_env.errors import InvalidArgumentError, InvalidShapeError
 from sepo_env.rewards.base import Reward
 
 DNA = "ACGT"
@@ -27,14 +28,17 @@ class LetterContent(Reward):
         tensor([0.5000, 1.0000])
     """
 
+    @checked
     def __init__(self, letters: str, alphabet: str = DNA, *, name: str | None = None) -> None:
+        if not letters:
+            raise InvalidArgumentError("a content is that of at least one letter.")
         self.name = name or f"{letters} content"
-        self._weights = torch.zeros(len(alphabet))
+        self.num_ids = len(alphabet)
+        self._weights = torch.zeros(len(alphabet), dtype=torch.float32)
         self._weights[[_index(letter, alphabet) for letter in letters]] = 1.0
 
     def score(self, tokens: Tensor) -> Tensor:
         """Return the shares ``(B,)``, in 0..1."""
-        _check_letters(tokens, len(self._weights))
         return self._weights.to(tokens.device)[tokens].mean(-1)
 
 
@@ -59,10 +63,12 @@ class MotifDensity(Reward):
         tensor([1., 0.])
     """
 
+    @checked
     def __init__(self, motif: str, alphabet: str = DNA, *, both_strands: bool = True, name: str | None = None) -> None:
         if not motif:
             raise InvalidArgumentError("a motif has at least one letter.")
         self.name = name or f"{motif} density"
+        self.num_ids = len(alphabet)
         allowed = torch.zeros(len(motif), len(alphabet), dtype=torch.bool)
         for position, code in enumerate(motif):
             letters = _IUPAC.get(code, code) if alphabet == DNA else code
@@ -94,6 +100,7 @@ class MotifScore(Reward):
         InvalidArgumentError: they are not positive or do not sum to 1, or all sequences would score the same.
     """
 
+    @checked
     def __init__(
         self,
         probabilities: Tensor,
@@ -105,17 +112,18 @@ class MotifScore(Reward):
     ) -> None:
         num_tokens = len(alphabet)
         if background is None:
-            background = torch.full((num_tokens,), 1.0 / num_tokens)
+            background = torch.full((num_tokens,), 1.0 / num_tokens, dtype=torch.float32)
         if probabilities.dim() != 2 or probabilities.shape[1] != num_tokens:
             raise InvalidShapeError("probabilities", probabilities.shape, f"(w, V) with V = {num_tokens}")
         if background.shape != (num_tokens,):
             raise InvalidShapeError("background", background.shape, f"(V,) = ({num_tokens},)")
         for label, rows in (("probabilities", probabilities), ("background", background)):
-            if bool((rows <= 0).any()) or not torch.allclose(rows.sum(-1), torch.ones(()), atol=1e-4):
+            if not (rows.is_floating_point() and bool((rows > 0).all() & ((rows.sum(-1) - 1).abs() < 1e-4).all())):
                 raise InvalidArgumentError(
                     f"{label}: expected positive rows that sum to 1; add a pseudocount and divide by the sum."
                 )
         self.name = name
+        self.num_ids = num_tokens
         log_odds = (probabilities / background).log2().float()
         self._worst, best = log_odds.amin(-1).sum(), log_odds.amax(-1).sum()
         self._range = best - self._worst
@@ -138,14 +146,6 @@ def _index(letter: str, alphabet: str) -> int:
     return index
 
 
-def _check_letters(tokens: Tensor, num_tokens: int) -> None:
-    if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < num_tokens):
-        raise InvalidTokensError(
-            f"expected finished sequences of tokens 0..{num_tokens - 1}, but got tokens in "
-            f"{int(tokens.min())}..{int(tokens.max())}; finish denoising before scoring (MASK is no letter)."
-        )
-
-
 def _with_other_strand(matrix: Tensor, alphabet: str) -> Tensor:
     """Stack ``(w, V)`` and its reverse complement: ``(2, w, V)``."""
     if set(alphabet) != set(_COMPLEMENT):
@@ -156,8 +156,7 @@ def _with_other_strand(matrix: Tensor, alphabet: str) -> Tensor:
 
 def _scan(tokens: Tensor, matrices: Tensor) -> Tensor:
     """Look every window up in the matrices ``(S, w, V)``: ``(S, B, L - w + 1, w)``."""
-    _, width, num_tokens = matrices.shape
-    _check_letters(tokens, num_tokens)
+    width = matrices.shape[1]
     if tokens.shape[1] < width:
         raise InvalidShapeError("tokens", tokens.shape, f"(B, L) with L of at least the motif's width {width}")
     windows = tokens.unfold(1, width, 1)

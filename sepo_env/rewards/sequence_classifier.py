@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sepo_env.arguments import PathArgument, Size, checked
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
 from sepo_env.hugging_face import load_folder, text_room
 from sepo_env.rewards.base import Reward, RewardRole
@@ -45,28 +46,24 @@ class SequenceClassifierReward(Reward):
     Raises:
         CheckpointError: no such folder, or one of another kind of model.
         UnknownNameError: no such label, or no such output.
-        InvalidArgumentError: several labels and none chosen, or a size below 1.
+        InvalidArgumentError: several labels and none chosen, or an argument of another type or out of its range.
         MissingExtraError: transformers is not installed.
     """
 
+    @checked
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: PathArgument,
         *,
         decode: Callable[[Tensor], list[str]],
         label: str | int | None = None,
         output: Output = "log-odds",
-        batch_size: int = 32,
-        max_length: int | None = None,
+        batch_size: Size = 32,
+        max_length: Size | None = None,
         name: str | None = None,
         role: RewardRole = "any",
         trust_remote_code: bool = False,
     ) -> None:
-        if output not in ("log-odds", "probability"):
-            raise UnknownNameError("output", output, ["log-odds", "probability"])
-        for setting, size in (("batch_size", batch_size), ("max_length", max_length)):
-            if size is not None and size < 1:
-                raise InvalidArgumentError(f"{setting} is {size}, but must be at least 1.")
         model, tokenizer = load_folder(path, "AutoModelForSequenceClassification", trust_remote_code=trust_remote_code)
         self.model = model.requires_grad_(False)
         self.tokenizer = tokenizer
@@ -94,7 +91,7 @@ class SequenceClassifierReward(Reward):
         self.model.to(device)
         # Texts of like length together: less padding.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        values = torch.empty(len(texts), device=device)
+        values = torch.empty(len(texts), dtype=torch.float32, device=device)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             batch = self.tokenizer(

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import check_argument, check_fields, checked, shown
 from sepo_env.errors import HeldOutRewardError, InvalidArgumentError
 from sepo_env.rewards.base import Reward, RewardRole, check_tokens
 
 
 @dataclass(frozen=True)
 class WeightedTerm:
-    """One summand: ``weight`` times ``reward``, called ``name`` in `Reward.terms`."""
+    """One summand: ``weight`` times ``reward``, called ``name`` in `Reward.terms`.
+
+    Raises:
+        InvalidArgumentError: a weight that is no finite number, or something else than a reward.
+    """
 
     name: str
     weight: float
     reward: Reward
+
+    def __post_init__(self) -> None:
+        check_argument(f"the weight of {shown(self.name)}", self.weight, float)
+        check_fields(self)
 
 
 class WeightedSum(Reward):
@@ -35,16 +42,17 @@ class WeightedSum(Reward):
         name: of the sum.
 
     Raises:
-        InvalidArgumentError: no terms, or a weight that is not a finite number.
+        InvalidArgumentError: no terms.
         HeldOutRewardError: a held-out term beside a training one: such a sum may be used for neither.
     """
 
+    @checked
     def __init__(self, terms: Sequence[WeightedTerm], name: str = "weighted sum") -> None:
         if not terms:
             raise InvalidArgumentError("a weighted sum has at least one term, such as {'gc': 1.0}.")
         self.name = name
         self._terms = tuple(
-            WeightedTerm(term_name, _finite(term), term.reward)
+            WeightedTerm(term_name, term.weight, term.reward)
             for term_name, term in zip(_distinct([term.name for term in terms]), terms, strict=True)
         )
         self.role = self._common_role()
@@ -95,13 +103,6 @@ class WeightedSum(Reward):
         if "held_out" in names:
             return "held_out"
         return "training" if "training" in names else "any"
-
-
-def _finite(term: WeightedTerm) -> float:
-    weight = term.weight
-    if not isinstance(weight, Real) or isinstance(weight, bool) or not math.isfinite(weight):
-        raise InvalidArgumentError(f"the weight of {term.name!r} is {weight!r}; give a finite number.")
-    return float(weight)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

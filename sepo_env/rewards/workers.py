@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
-import signal
-import subprocess
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
-
-import cloudpickle
+from typing import Any
 
 from sepo_env.errors import InvalidArgumentError, RewardError, RewardTimeoutError
-from sepo_env.rewards import isolate
 from sepo_env.rewards.isolate import Attempt
+from sepo_env.rewards.travel import dump_function
+from sepo_env.rewards.values import say
+from sepo_env.rewards.worker_process import Worker, WorkerDied
 
 START_SECONDS = 120.0
 """The most that a worker may take to import what the reward needs."""
@@ -28,71 +23,7 @@ _CHUNKS_PER_WORKER = 4
 """Smaller pieces than one a worker even out sequences that take different times."""
 
 
-class _WorkerDied(Exception):
-    """The process ended in the middle of a call."""
-
-
-class _Worker:
-    """One process that holds the reward, and the two pipes to it."""
-
-    def __init__(self, payload: bytes) -> None:
-        # A fresh interpreter, not a fork: a child forked while torch's threads hold locks can hang.
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", isolate.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # One thread each: the processes are the parallelism.
-            env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
-            # A group of its own, so that `kill` also reaches programs that the reward has started.
-            start_new_session=True,
-        )
-        self._payload = payload
-
-    @property
-    def _pipes(self) -> tuple[BinaryIO, BinaryIO]:
-        requests, answers = self.process.stdin, self.process.stdout
-        if requests is None or answers is None:
-            raise _WorkerDied("its pipes are closed")
-        return requests, answers  # type: ignore[return-value]
-
-    def start(self) -> None:
-        """Send the reward and wait until it is loaded."""
-        error = self._exchange(pickle.dumps(sys.path), self._payload)
-        if error is not None:
-            raise error
-
-    def ask(self, batch: Sequence[str], fail_fast: bool) -> Attempt:
-        return Attempt(*self._exchange(pickle.dumps((list(batch), fail_fast))))
-
-    def _exchange(self, *messages: bytes) -> Any:
-        requests, answers = self._pipes
-        try:
-            for message in messages:
-                isolate.send(requests, message)
-            return pickle.loads(isolate.receive(answers))
-        except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            self.kill()
-            raise _WorkerDied(f"the worker process ended with exit code {self.process.returncode}") from error
-
-    def kill(self) -> None:
-        """End the process and whatever it started, and wait for it; its pipes reach their end."""
-        if self.process.returncode is None:
-            if os.name == "posix":
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.process.pid, signal.SIGKILL)
-            else:
-                self.process.kill()
-            self.process.wait()
-
-    def close(self) -> None:
-        """End the process and give back its pipes."""
-        self.kill()
-        for pipe in self._pipes:
-            with contextlib.suppress(OSError):  # what was still to be written has no reader any more
-                pipe.close()
-
-
-def _close_all(slots: list[_Worker | None], owner: int) -> None:
+def _close_all(slots: list[Worker | None], owner: int) -> None:
     """Close the workers, unless this process is a fork of the one that they belong to."""
     for slot, worker in enumerate(slots):
         if worker is not None and os.getpid() == owner:
@@ -118,7 +49,7 @@ class WorkerPool:
     interpreter. A pickled or forked pool starts processes of its own.
 
     Args:
-        function: the reward; sent with cloudpickle, so that functions of a notebook and lambdas work too.
+        function: the reward; sent by value, so that functions of a notebook and lambdas work too.
         name: of the reward, for messages.
         workers: the number of processes.
         timeout: seconds for one call, all sequences together; None waits as long as it takes. The time in
@@ -130,11 +61,11 @@ class WorkerPool:
 
     def __init__(self, function: Callable[[list[str]], Any], name: str, workers: int, timeout: float | None) -> None:
         try:
-            self._payload: bytes = cloudpickle.dumps(function)
+            self._payload: bytes = dump_function(function)
         except Exception as error:
             raise InvalidArgumentError(
                 f"workers={workers} sends the reward {name!r} to other processes, but it cannot be pickled "
-                f"({error}); make what does not travel (open files, locks, connections) inside of the function, "
+                f"({say(error)}); make what does not travel (open files, locks, connections) inside of the function, "
                 "or take workers=0."
             ) from error
         self._name = name
@@ -144,7 +75,7 @@ class WorkerPool:
 
     def _open_slots(self) -> None:
         self._owner = os.getpid()
-        self._slots: list[_Worker | None] = [None] * self._workers
+        self._slots: list[Worker | None] = [None] * self._workers
         self._finalizer = weakref.finalize(self, _close_all, self._slots, self._owner)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -191,7 +122,7 @@ class WorkerPool:
         """End the processes; a later call starts new ones."""
         _close_all(self._slots, self._owner)
 
-    def _await_start(self, starts: list[Future[_Worker]]) -> None:
+    def _await_start(self, starts: list[Future[Worker]]) -> None:
         done, late = wait(starts, START_SECONDS)
         for start in done:
             start.result()
@@ -201,18 +132,20 @@ class WorkerPool:
                 f"{START_SECONDS:.0f} s; import less in its module, or take workers=0."
             )
 
-    def _worker(self, slot: int) -> _Worker:
-        """Return the slot's worker, started where there is none."""
+    def _worker(self, slot: int) -> Worker:
+        """Return the slot's worker, started where there is none, or where it has died since the last call."""
+        if (worker := self._slots[slot]) is not None and not worker.is_alive():
+            self._discard(slot)
         worker = self._slots[slot]
         if worker is None:
-            worker = self._slots[slot] = _Worker(self._payload)
+            worker = self._slots[slot] = Worker(self._payload, self._name)
             try:
                 worker.start()
             except Exception as error:
+                cause = f"it {error}" if isinstance(error, WorkerDied) else say(error)
                 raise RewardError(
-                    f"the reward {self._name!r} cannot be loaded in a worker process "
-                    f"({type(error).__name__}: {error}); make sure that the modules it needs can be imported "
-                    "in a new interpreter, or take workers=0."
+                    f"the reward {self._name!r} cannot be loaded in a worker process ({cause}); make sure that the "
+                    "modules it needs can be imported in a new interpreter, or take workers=0."
                 ) from error
         return worker
 
@@ -237,7 +170,7 @@ class WorkerPool:
                 if board.stopped:
                     return
                 raise
-            except _WorkerDied as error:
+            except WorkerDied as error:
                 if board.stopped:
                     return
                 self._discard(slot)

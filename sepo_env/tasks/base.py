@@ -194,6 +194,7 @@ class Task(ABC):
             self.training_reward if spec is None else spec,
             decode=self.decode,
             registry=self.rewards(),
+            num_ids=self.num_tokens + 1,  # a function may read MASK, as `decode` does
             allow_roles=FOR_TRAINING,
             **options,
         )
@@ -208,6 +209,7 @@ class Task(ABC):
             self.held_out_reward if name is None else name,
             decode=self.decode,
             registry=self.rewards(),
+            num_ids=self.num_tokens + 1,  # a function may read MASK, as `decode` does
             allow_roles=FOR_JUDGING,
             **options,
         )

@@ -27,7 +27,8 @@ class Letters(Reward):
     name = "letters"
 
     def __init__(self, token_texts: Sequence[str]) -> None:
-        self._letters = torch.tensor([float(len(text.strip())) for text in token_texts])
+        self.num_ids = len(token_texts)
+        self._letters = torch.tensor([len(text.strip()) for text in token_texts], dtype=torch.float32)
 
     def score(self, tokens: Tensor) -> Tensor:
         """Return the means ``(B,)``."""

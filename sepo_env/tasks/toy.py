@@ -34,16 +34,19 @@ class TableReward(Reward):
 
     def __init__(self, table: Tensor, num_tokens: int) -> None:
         self.table = table
-        self.num_tokens = num_tokens
+        self.num_ids = self.num_tokens = num_tokens
 
     def score(self, tokens: Tensor) -> Tensor:
         return self.table.to(tokens.device)[state_index(tokens, self.num_tokens)]
 
 
 class TokenShare(Reward):
-    """The share of positions that hold token 0."""
+    """The share of positions that hold token 0, of ``num_tokens``."""
 
     name = "share_of_a"
+
+    def __init__(self, num_tokens: int) -> None:
+        self.num_ids = num_tokens
 
     def score(self, tokens: Tensor) -> Tensor:
         return (tokens == 0).float().mean(-1)
@@ -134,7 +137,10 @@ class ToyTask(AlphabetTask):
         )
 
     def rewards(self) -> Mapping[str, Callable[[], Reward]]:
-        return {"table": partial(TableReward, self.reward_table, self.num_tokens), "share_of_a": TokenShare}
+        return {
+            "table": partial(TableReward, self.reward_table, self.num_tokens),
+            "share_of_a": partial(TokenShare, self.num_tokens),
+        }
 
     def metrics(self, tokens: Tensor, *, prompt_mask: Tensor | None = None, **options: Any) -> dict[str, float]:
         """Median reward and the diversity of `Task.diversity`, of whole sequences; takes no options."""

@@ -61,7 +61,7 @@ def test_the_ensemble_is_at_hand_for_gradients():
 def test_bad_settings_are_refused():
     with pytest.raises(InvalidArgumentError, match="at least two members"):
         OracleReward(ensemble(CountOf(0)), pessimism=1.0)
-    with pytest.raises(InvalidArgumentError, match="0 or more, not -1"):
+    with pytest.raises(InvalidArgumentError, match="pessimism is -1.0 .*, but must be a finite number of at least 0"):
         OracleReward(ensemble(CountOf(0), CountOf(1)), pessimism=-1.0)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sepo_env.errors import InvalidArgumentError, RewardError
+from sepo_env.errors import InvalidArgumentError, RewardError, UnknownNameError
 from sepo_env.rewards import FunctionReward, ScoringOptions, as_reward, string_reward, token_reward
 
 ALPHABET = "ACGT"
@@ -218,20 +218,39 @@ def test_it_pickles_with_its_counters_and_an_empty_cache(encode):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": -1}, "0 or more, not -1"),
-        ({"workers": True}, "not True"),
-        ({"workers": 1.5}, "not 1.5"),
+        ({"workers": -1}, "workers is -1, but must be a whole number from 0"),
+        ({"workers": True}, "workers is True, but"),
+        ({"workers": 1.5}, "workers is 1.5"),
+        ({"workers": "2"}, "workers is '2'"),
+        ({"workers": 10**9}, "workers is 1000000000, but must be a whole number from 0 to 1024"),
         ({"timeout": 1.0}, "needs worker processes.*give workers=1"),
-        ({"timeout": 0.0, "workers": 1}, "positive number of seconds, not 0.0"),
-        ({"timeout": math.nan, "workers": 1}, "positive number of seconds, not nan"),
-        ({"timeout": "1", "workers": 1}, "positive number of seconds, not '1'"),
-        ({"on_error": "ignore"}, "'raise' or 'floor', not 'ignore'"),
-        ({"on_error": "floor"}, "needs a finite value .* not None"),
-        ({"on_error": "floor", "floor": -math.inf}, "needs a finite value .* not -inf"),
+        ({"timeout": 0, "workers": 1}, "timeout is 0, but must be a finite number above 0"),
+        ({"timeout": math.nan, "workers": 1}, "timeout is nan"),
+        ({"timeout": math.inf, "workers": 1}, "timeout is inf"),
+        ({"timeout": "1", "workers": 1}, "timeout is '1'"),
+        ({"on_error": "ignore"}, "unknown on_error 'ignore'"),
+        ({"on_error": None}, "on_error is None"),
+        ({"on_error": "floor"}, "needs a value for the sequences that fail; give floor=VALUE"),
+        ({"on_error": "floor", "floor": -math.inf}, "floor is -inf"),
+        ({"on_error": "floor", "floor": math.nan}, "floor is nan"),
+        ({"on_error": "floor", "floor": True}, "floor is True"),
         ({"floor": 0.0}, "give both or neither"),
-        ({"cache": 0}, "at least one sequence, not 0"),
+        ({"cache": 0}, "cache is 0, but must be True or False, or a whole number from 1"),
+        ({"cache": -1}, "cache is -1"),
+        ({"cache": 1.5}, "cache is 1.5"),
+        ({"cache": "yes"}, "cache is 'yes'"),
     ],
 )
 def test_options_that_cannot_work_are_refused(make, options, message):
-    with pytest.raises(InvalidArgumentError, match=message):
-        make(count_g, **options)
+    for build in (lambda: make(count_g, **options), lambda: ScoringOptions(**options)):
+        with pytest.raises((InvalidArgumentError, UnknownNameError), match=message) as caught:
+            build()
+        assert "\n" not in str(caught.value)
+
+
+def test_whole_floats_and_numpy_numbers_are_options():
+    options = ScoringOptions(
+        workers=np.int64(2), timeout=np.float32(2), on_error="floor", floor=np.int8(-1), cache=np.float64(10)
+    )
+    assert options == ScoringOptions(2, 2.0, "floor", -1.0, 10)
+    assert [type(value) for value in (options.workers, options.floor, options.cache)] == [int, float, int]

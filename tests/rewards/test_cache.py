@@ -52,5 +52,5 @@ def test_a_copy_in_another_process_starts_empty():
 
 
 def test_it_must_hold_something():
-    with pytest.raises(InvalidArgumentError, match="at least one sequence, not 0"):
+    with pytest.raises(InvalidArgumentError, match="max_entries is 0"):
         ValueCache(0)

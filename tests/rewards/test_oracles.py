@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from benchmarks.build_assets.oracle_files import save_oracle
 from sepo_env.assets import asset_path
-from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
+from sepo_env.errors import CheckpointError, InvalidTokensError, UnknownNameError
 from sepo_env.rewards.oracles import OracleConfig, OracleEnsemble, Role, build_member, load_oracle
 
 SHIPPED = {
@@ -81,7 +81,7 @@ def test_tokens_that_are_no_nucleotides_are_refused(wrong: torch.Tensor) -> None
 
 
 def test_unknown_role_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="judge"):
+    with pytest.raises(UnknownNameError, match="unknown role 'judge'"):
         ensemble(role="judge")  # type: ignore[arg-type]
 
 

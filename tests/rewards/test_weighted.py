@@ -74,7 +74,7 @@ def test_names_are_made_distinct():
 
 @pytest.mark.parametrize("weight", [math.nan, math.inf, "1", None, True, 1j])
 def test_weights_are_finite_numbers(weight):
-    with pytest.raises(InvalidArgumentError, match=r"the weight of 'f' is .*; give a finite number"):
+    with pytest.raises(InvalidArgumentError, match=r"the weight of 'f' is .*, but must be a finite number"):
         WeightedSum([WeightedTerm("f", weight, Constant(1.0))])
 
 

@@ -169,7 +169,7 @@ def test_a_worker_that_dies_is_a_failure_of_its_sequence(make, encode):
         return [1.0] * len(sequences)
 
     batch = encode(*["AAA"] * 20, "TTT", *["AAA"] * 20)
-    with pytest.raises(RewardError, match=r"ended with exit code 3 for sequence 20 \('TTT'"):
+    with pytest.raises(RewardError, match=r"ended its worker process with exit code 3 for sequence 20 \('TTT'"):
         make(dies_on_t)(batch)
     reward = make(dies_on_t, on_error="floor", floor=0.0)
     with pytest.warns(RuntimeWarning, match="exit code 3 for sequence 20"):
