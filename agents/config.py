@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
+from annotated_types import Ge, Gt, Le, Lt
+
+from sepo_env.arguments import Count, NonNegative, PathText, Positive, Seed, Size, WholeNumber, check_fields
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
+from sepo_env.paths import as_path
 
 GroupAdvantage = Literal["group", "leave-one-out", "batch-mean"]
 TensorBoard = Literal["auto", "on", "off"]
 
 # Where a run writes says nothing about what it is.
 OUTPUT_FIELDS = frozenset({"log_dir", "tensorboard", "checkpoint_every"})
-# A resumed run may also go on for longer; all else would change what its finished part means.
-FREE_ON_RESUME = OUTPUT_FIELDS | {"num_iterations", "max_nfe", "max_reward_calls"}
+# A resumed run may also go on for longer, and in smaller or larger parts, which changes figures by rounding alone; all
+# else would change what its finished part means.
+FREE_ON_RESUME = OUTPUT_FIELDS | {"num_iterations", "max_nfe", "max_reward_calls", "micro_batch_size"}
+
+Budget = Annotated[int, Ge(1)]
+"""What may be spent, at least 1."""
+OpenShare = Annotated[float, Gt(0), Lt(1)]
+"""A share that is neither nothing nor all."""
 
 
 @dataclass(frozen=True)
@@ -27,107 +36,95 @@ class AgentConfig:
     """Settings that all agents share: cost, optimiser, regularisation, evaluation, logs.
 
     Raises:
-        InvalidArgumentError: a value out of its range, or values that exclude each other.
+        InvalidArgumentError: a value of another type or out of its range, or values that exclude each other.
+        UnknownNameError: text that is none of a field's choices.
     """
 
-    num_iterations: int = 100
+    num_iterations: WholeNumber = 100
     """Iterations: each samples a batch of trajectories and updates the policy on it."""
-    batch_size: int = 32
+    batch_size: Annotated[Size, Ge(2)] = 32
     """Trajectories per iteration (B)."""
-    group_size: int = 0
+    group_size: WholeNumber = 0
     """Trajectories of a batch that share each prompt, of a task that draws prompts: every prompt is drawn once and
     batch_size / group_size of them make a batch. 0: each trajectory draws its own, and is compared with those that
     happen to draw the same; a batch in which none do is passed over, unless there is a critic."""
-    num_steps: int = 32
+    num_steps: Size = 32
     """Reverse steps per trajectory (K), in training, in evaluation and in `agent.sample` alike."""
-    corrector_steps: int = 0
+    corrector_steps: WholeNumber = 0
     """Gradient-flow corrector leaps after each reverse step but the last, in training and in evaluation alike."""
-    corrector_size: float = 0.1
+    corrector_size: Positive = 0.1
     """Length of a corrector leap in units of the total noise sigma; read where corrector_steps > 0."""
-    guidance_scale: float = 0.0
+    guidance_scale: NonNegative = 0.0
     """Scale w of classifier-free guidance, of the policy and of the pretrained denoiser that it is held to alike: in
     training, evaluation and sampling, at twice the evaluations. 0 is the conditional model; without guidance_label the
     prompts are the condition."""
-    guidance_label: int | None = None
+    guidance_label: WholeNumber | None = None
     """Class to generate, of a denoiser that can be told one; None: no class."""
-    states_per_trajectory: int = 8
+    states_per_trajectory: WholeNumber = 8
     """Visited states of each trajectory that the update uses, at most; drawn uniformly and weighted by the inverse of
     their inclusion probability. 0 uses all num_steps of them."""
-    inner_epochs: int = 1
+    inner_epochs: Count = 1
     """Passes over each batch of states."""
-    minibatches: int = 1
+    minibatches: Count = 1
     """Optimiser steps per pass."""
-    micro_batch_size: int = 256
+    micro_batch_size: Count = 256
     """States per forward and backward pass, at most, and trajectories that are sampled side by side (a divisor of
-    batch_size; those that share a prompt stay together); bounds the memory, changes nothing else."""
-    learning_rate: float = 3e-4
+    batch_size; those that share a prompt stay together); bounds the memory, and changes nothing but the rounding of
+    floats, so a run that died for lack of memory goes on with a smaller one."""
+    learning_rate: Positive = 3e-4
     """Step size of AdamW."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """Decoupled weight decay of AdamW."""
-    warmup_iterations: int = 0
+    warmup_iterations: WholeNumber = 0
     """Iterations over which the step size rises linearly to learning_rate."""
-    lora_rank: int = 0
+    lora_rank: Annotated[int, Ge(0), Le(65_536)] = 0
     """Rank of low-rank adapters (LoRA, extra `lora`): they alone are trained, the pretrained weights stay. 0 trains all
     weights."""
-    lora_alpha: float | None = None
+    lora_alpha: Positive | None = None
     """Adapters are scaled by lora_alpha / lora_rank; None is twice the rank. Read where lora_rank > 0."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this total norm before each optimiser step."""
-    kl_coeff: float = 0.3
+    kl_coeff: NonNegative = 0.3
     """Weight of the path KL to the pretrained denoiser, nats per sequence: without it, samples soon leave the data and
     fool the reward. 0 also saves the evaluations of the reference."""
-    entropy_coeff: float = 0.0
+    entropy_coeff: NonNegative = 0.0
     """Weight of the entropy bonus."""
-    max_ratio: float = 1e4
+    max_ratio: Annotated[float, Gt(1)] = 1e4
     """Largest importance ratio; a larger one stops the run with an error."""
-    max_nfe: int | None = None
+    max_nfe: Budget | None = None
     """Network evaluations (sequences forward; a backward counts two more) that training may spend; None: no limit."""
-    max_reward_calls: int | None = None
+    max_reward_calls: Budget | None = None
     """Sequences that the training reward may score; None: no limit."""
-    eval_every: int = 10
+    eval_every: WholeNumber = 10
     """Iterations between evaluations by the held-out reward; 0: never. Not charged to the budgets."""
-    eval_samples: int = 64
+    eval_samples: Size = 64
     """Sequences per evaluation."""
-    checkpoint_every: int = 10
+    checkpoint_every: Count = 10
     """Iterations between checkpoints; the end of a run and Ctrl-C write one, too. Read where log_dir is given."""
-    log_dir: str | None = None
-    """Folder of metrics.csv, the TensorBoard events and the checkpoint; None: nothing is written."""
+    log_dir: PathText | None = None
+    """Folder of metrics.csv, the TensorBoard events and the checkpoint, of this run alone; None: nothing is written."""
     tensorboard: TensorBoard = "auto"
     """TensorBoard events in log_dir: auto (where tensorboard is installed), on, or off."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the trajectories, of the minibatches and of the critic."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("num_iterations", "corrector_steps", "states_per_trajectory", "warmup_iterations", "eval_every"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        for name in ("num_steps", "inner_epochs", "minibatches", "micro_batch_size", "eval_samples"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("batch_size", self.batch_size >= 2, "at least 2: a baseline compares trajectories")
+        """Check types, ranges, and what several fields must agree on."""
+        check_fields(self)
         self._require(
             "group_size",
             self.group_size == 0 or (self.group_size >= 2 and self.batch_size % self.group_size == 0),
             f"0, or a divisor of batch_size ({self.batch_size}) from 2 on: one alone has none to be compared with",
         )
-        self._require("checkpoint_every", self.checkpoint_every >= 1, "at least 1")
-        self._require("lora_rank", self.lora_rank >= 0, "at least 0")
-        self._require("lora_alpha", self.lora_alpha is None or self.lora_alpha > 0, "positive, or None")
-        self._require("guidance_scale", 0 <= self.guidance_scale < math.inf, "finite and at least 0")
-        self._require("guidance_label", self.guidance_label is None or self.guidance_label >= 0, "a class, or None")
-        for name in ("learning_rate", "max_grad_norm", "corrector_size"):
-            self._require(name, getattr(self, name) > 0, "positive")
-        for name in ("weight_decay", "kl_coeff", "entropy_coeff"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        self._require("max_ratio", self.max_ratio > 1, "greater than 1: the ratio starts there")
-        for name in ("max_nfe", "max_reward_calls"):
-            limit = getattr(self, name)
-            self._require(name, limit is None or limit > 0, "positive, or None for no limit")
         self._require(
             "minibatches",
             self.minibatches <= self.num_states,
             f"at most the {self.num_states} states of a batch",
         )
-        if self.tensorboard == "on" and self.log_dir is None:
+        if self.log_dir is not None:
+            self._require("log_dir", self.log_dir != "" and "\0" not in self.log_dir, "the path of a folder, or None")
+            object.__setattr__(self, "log_dir", str(as_path(self.log_dir)))
+        elif self.tensorboard == "on":
             raise InvalidArgumentError("tensorboard='on' needs a folder to write to; give log_dir as well.")
 
     def _require(self, name: str, condition: bool, rule: str) -> None:

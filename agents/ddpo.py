@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from agents.agent import Agent
 from agents.batch import add_group_advantages
-from agents.config import AgentConfig, GroupAdvantage
+from agents.config import AgentConfig, GroupAdvantage, OpenShare
 from agents.losses import DDPOLoss
 from agents.losses.ddpo import DDPOForm
 from agents.losses.surrogates import ClipLevel
@@ -24,16 +24,15 @@ class DDPOConfig(AgentConfig):
     """is (clipped importance ratios) or sf (the score function; one optimiser step per batch)."""
     clip_level: ClipLevel = "step"
     """Whether each token or each step has an importance ratio of its own; read with form=is."""
-    clip_epsilon: float = 0.2
+    clip_epsilon: OpenShare = 0.2
     """Ratios are clipped to 1 - clip_epsilon .. 1 + clip_epsilon; read with form=is."""
     advantage: GroupAdvantage = "group"
     """Advantage of a trajectory among those that share its prompt: group (reward less the mean, by the standard
     deviation), leave-one-out (less the mean of the others) or batch-mean (less the mean)."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the fields, and that the form can do with so many steps."""
         super().__post_init__()
-        self._require("clip_epsilon", 0 < self.clip_epsilon < 1, "between 0 and 1")
         if self.form == "sf":
             self._require_one_step()
 

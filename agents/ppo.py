@@ -8,11 +8,12 @@ from typing import ClassVar
 
 from agents.agent import Agent
 from agents.batch import add_critic_advantages
-from agents.config import AgentConfig
+from agents.config import AgentConfig, OpenShare
 from agents.losses import PPOLoss
 from agents.losses.surrogates import ClipLevel
 from agents.policy import Critic
 from agents.trainer import Objective
+from sepo_env.arguments import Count, NonNegative, Share
 from sepo_env.denoisers import Denoiser
 
 
@@ -20,25 +21,18 @@ from sepo_env.denoisers import Denoiser
 class PPOConfig(AgentConfig):
     """Settings of PPO with a critic (arXiv 1707.06347)."""
 
-    inner_epochs: int = 2
+    inner_epochs: Count = 2
     """Passes over each batch of states."""
-    entropy_coeff: float = 1e-4
+    entropy_coeff: NonNegative = 1e-4
     """Weight of the entropy bonus."""
     clip_level: ClipLevel = "step"
     """Whether each token or each step has an importance ratio of its own."""
-    clip_epsilon: float = 0.2
+    clip_epsilon: OpenShare = 0.2
     """Ratios are clipped to 1 - clip_epsilon .. 1 + clip_epsilon."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """Lambda of the advantage estimate: 0 trusts the critic, 1 the rewards."""
-    critic_coeff: float = 0.5
+    critic_coeff: NonNegative = 0.5
     """Weight of the critic's squared error."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        self._require("clip_epsilon", 0 < self.clip_epsilon < 1, "between 0 and 1")
-        self._require("gae_lambda", 0 <= self.gae_lambda <= 1, "from 0 to 1")
-        self._require("critic_coeff", self.critic_coeff >= 0, "at least 0")
 
 
 class PPO(Agent):

@@ -23,7 +23,7 @@ class REINFORCEConfig(AgentConfig):
     unbiased), batch-mean (less the mean) or group (less the mean, by the standard deviation)."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the fields, and that there is one step."""
         super().__post_init__()
         self._require_one_step()
 

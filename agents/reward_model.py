@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tyro
-from tqdm import tqdm
 
+from agents.command_line import DIVERGED, DONE, FAILED, INTERRUPTED, WRONG_USAGE, flags_of, run, say, settings_of
 from agents.reward_modelling import Outcome, RewardModelConfig, train_reward_model
-from agents.train import DIVERGED, DONE, FAILED, INTERRUPTED
-from sepo_env.errors import DivergenceError, SepoEnvError
+from sepo_env.arguments import check_fields
 
 _DESCRIPTION = f"""Train a reward model on pairs of texts of which people prefer one.
 
@@ -31,7 +30,7 @@ before the first "\\n\\nAssistant:", or else the words that both texts begin wit
 its folder with --base. Without, a small model of that architecture is trained from scratch. The result,
 LOG_DIR/reward_model, is an AutoModelForSequenceClassification with its tokenizer.
 
-Exit codes: {DONE} done; {FAILED} refused or failed, with the reason; 2 wrong usage; {DIVERGED} diverged; \
+Exit codes: {DONE} done; {FAILED} refused or failed, with the reason; {WRONG_USAGE} wrong usage; {DIVERGED} diverged; \
 {INTERRUPTED} stopped with Ctrl-C (go on with --resume from the last checkpoint)."""
 
 
@@ -44,25 +43,25 @@ class RunOptions:
     quiet: bool = False
     """No progress bar, no report."""
 
+    def __post_init__(self) -> None:
+        """Check the types."""
+        check_fields(self)
+
 
 def train(config: RewardModelConfig, options: RunOptions) -> int:
     """Run one training; returns the exit code, and says on standard error what went wrong."""
-    try:
-        outcome = train_reward_model(config, resume=options.resume, progress=not options.quiet, say=_say)
-    except KeyboardInterrupt as error:
-        _say(" ".join([*getattr(error, "__notes__", []), "Give the same command with --resume to go on."]))
-        return INTERRUPTED
-    except SepoEnvError as error:
-        _say("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
-        return DIVERGED if isinstance(error, DivergenceError) else FAILED
+    return run(lambda: _train(config, options), "Give the same command with --resume to go on.")
+
+
+def _train(config: RewardModelConfig, options: RunOptions) -> None:
+    outcome = train_reward_model(config, resume=options.resume, progress=not options.quiet, say=say)
     if not options.quiet:
-        _say(
+        say(
             f"{outcome.num_steps} steps on {outcome.num_training} pairs; of {outcome.num_held_out} held-out pairs "
             f"{outcome.accuracy:.1%} are in the right order (loss {outcome.loss:.4g}).\n"
             + _cuts(outcome)
             + f"The model is in {outcome.folder}."
         )
-    return DONE
 
 
 def _cuts(outcome: Outcome) -> str:
@@ -75,17 +74,15 @@ def _cuts(outcome: Outcome) -> str:
     )
 
 
-def _say(text: str) -> None:
-    # Through tqdm, so that a bar that is still standing is not torn.
-    tqdm.write(text, file=sys.stderr)
+_CONFIG_FLAGS, _OPTION_FLAGS = flags_of(RewardModelConfig), flags_of(RunOptions)
 
 
 def _command(config: RewardModelConfig, options: RunOptions) -> int:
-    return train(config, options)
+    return train(settings_of(RewardModelConfig, config), settings_of(RunOptions, options))
 
 
-_command.__annotations__ = {"config": RewardModelConfig, "options": RunOptions, "return": int}  # for tyro: no strings
-_command.__defaults__ = (RunOptions(),)
+_command.__annotations__ = {"config": _CONFIG_FLAGS, "options": _OPTION_FLAGS, "return": int}  # for tyro: no strings
+_command.__defaults__ = (_OPTION_FLAGS(),)
 
 
 def main(args: Sequence[str] | None = None) -> int:

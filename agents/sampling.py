@@ -51,7 +51,8 @@ class PolicySampler:
         Raises:
             InvalidPromptError: prompts that do not fit, or leave nothing to generate.
         """
-        all_keys = keys_from_seed(torch.arange(seed, seed + num_samples, device=self.device))
+        # Seeds go on after the largest one, as 64-bit numbers do.
+        all_keys = keys_from_seed(torch.arange(num_samples, device=self.device) + seed)
         prompts = resolve_prompts(self.task, prompt, all_keys)
         for start in range(0, num_samples, self.chunk_size):
             stop = min(start + self.chunk_size, num_samples)

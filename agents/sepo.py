@@ -8,12 +8,13 @@ from typing import ClassVar, Literal
 
 from agents.agent import Agent
 from agents.batch import add_critic_advantages, add_group_advantages
-from agents.config import AgentConfig, GroupAdvantage
+from agents.config import AgentConfig, GroupAdvantage, OpenShare
 from agents.losses import ActorCriticLoss, Form, NeighboursForm, PathForm, SEPOLoss, SNISForm
 from agents.losses.sepo import FormName
 from agents.losses.surrogates import ClipLevel, ClippedSurrogate
 from agents.policy import Critic
 from agents.trainer import Objective
+from sepo_env.arguments import Count, NonNegative, Share
 from sepo_env.denoisers import Denoiser
 
 
@@ -27,28 +28,20 @@ class SEPOConfig(AgentConfig):
     critic are those of the whole path in each."""
     clip_level: ClipLevel = "token"
     """Whether each token or each step has an importance ratio of its own."""
-    clip_epsilon: float = 0.2
+    clip_epsilon: OpenShare = 0.2
     """Ratios are clipped to 1 - clip_epsilon .. 1 + clip_epsilon."""
     advantage: GroupAdvantage | Literal["critic"] = "group"
     """Advantage of a trajectory among those that share its prompt: group (reward less the mean, by the standard
     deviation), leave-one-out (less the mean of the others), batch-mean (less the mean), or critic (generalised
     advantage estimation with a learnt value)."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """Lambda of the advantage estimate: 0 trusts the critic, 1 the rewards; read with advantage=critic."""
-    critic_coeff: float = 0.5
+    critic_coeff: NonNegative = 0.5
     """Weight of the critic's squared error; read with advantage=critic."""
-    snis_draws: int = 2
+    snis_draws: Count = 2
     """Importance draws for each neighbour; read with form=snis."""
-    snis_time: float = 0.01
+    snis_time: OpenShare = 0.01
     """Time at which scores are read, the paper's T - T0; read with form=snis."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges; the form checks its own."""
-        super().__post_init__()
-        self._require("clip_epsilon", 0 < self.clip_epsilon < 1, "between 0 and 1")
-        self._require("gae_lambda", 0 <= self.gae_lambda <= 1, "from 0 to 1")
-        self._require("critic_coeff", self.critic_coeff >= 0, "at least 0")
-        self.make_form()
 
     @property
     def num_states(self) -> int:
@@ -68,7 +61,6 @@ class SEPOConfig(AgentConfig):
             "neighbours": NeighboursForm(),
             "snis": SNISForm(num_draws=self.snis_draws, time=self.snis_time, chunk_size=self.micro_batch_size),
         }
-        self._require("form", self.form in forms, f"one of {', '.join(forms)}")
         return forms[self.form]
 
 

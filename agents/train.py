@@ -17,24 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from tqdm import tqdm
 
 from agents.before_after import as_text, judged, write_samples
+from agents.command_line import DIVERGED, DONE, FAILED, INTERRUPTED, WRONG_USAGE, flags_of, run, say, settings_of
 from agents.config import AgentConfig
 from agents.lookup import named_task
 from agents.registry import AGENTS, agent_class
 from sepo_env import tasks
-from sepo_env.errors import DivergenceError, SepoEnvError
+from sepo_env.arguments import WholeNumber, check_fields
 
 AGENT_FOLDER = "agent"
-
-DONE, FAILED, DIVERGED, INTERRUPTED = 0, 1, 3, 130
 
 _DESCRIPTION = f"""Fine-tune a discrete diffusion model by reinforcement learning.
 
 Choose an agent; "{{agent}} --help" lists its settings.
 
-Exit codes: {DONE} done; {FAILED} refused or failed, with the reason; 2 wrong usage; {DIVERGED} diverged; \
+Exit codes: {DONE} done; {FAILED} refused or failed, with the reason; {WRONG_USAGE} wrong usage; {DIVERGED} diverged; \
 {INTERRUPTED} stopped with Ctrl-C (the checkpoint is written first)."""
 
 
@@ -56,63 +54,59 @@ class RunOptions:
     """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1 ..."""
     resume: bool = False
     """Go on from the checkpoint in log_dir; give the same settings as before."""
-    samples: int = 4
+    samples: WholeNumber = 4
     """Sequences to show at the end as they were before the training and as they are after it, from the same seeds, with
     reward and held-out reward; they are kept in log_dir as samples.csv. 0: none."""
     quiet: bool = False
     """No progress bar, no report."""
 
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        check_fields(self)
+
 
 def train(name: str, config: AgentConfig, options: RunOptions) -> int:
     """Run one training; returns the exit code, and says on standard error what went wrong."""
-    try:
-        task = named_task(options.task, tasks.options_from_json(options.task_options))
-        agent = agent_class(name)(task, config=config, reward=options.reward, device=options.device)
-        if options.prompt:
-            agent.task.start_from(options.prompt)
-        draw = partial(agent.sample_tokens, options.samples, seed=config.seed) if options.samples > 0 else None
-        before = None if draw is None else draw()  # of the pretrained denoiser, when a run is resumed as well
-        agent.train(resume=options.resume, progress=not options.quiet)
-        folder = None if config.log_dir is None else Path(config.log_dir)
-        if folder is not None:
-            agent.save(folder / AGENT_FOLDER)
-        samples = [] if draw is None or before is None else judged(agent.task, agent.reward, before, draw())
-        if folder is not None and samples:
-            write_samples(folder, samples)
-    except KeyboardInterrupt as error:
-        how = "" if config.log_dir is None else " Give the same command with --resume to go on."
-        _say(" ".join([*getattr(error, "__notes__", []), how.strip()]) or "Stopped.")
-        return INTERRUPTED
-    except SepoEnvError as error:
-        _say("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
-        return DIVERGED if isinstance(error, DivergenceError) else FAILED
+    how = "" if config.log_dir is None else "Give the same command with --resume to go on."
+    return run(lambda: _train(name, config, options), how)
+
+
+def _train(name: str, config: AgentConfig, options: RunOptions) -> None:
+    task = named_task(options.task, tasks.options_from_json(options.task_options))
+    agent = agent_class(name)(task, config=config, reward=options.reward, device=options.device)
+    if options.prompt:
+        agent.task.start_from(options.prompt)
+    draw = partial(agent.sample_tokens, options.samples, seed=config.seed) if options.samples > 0 else None
+    before = None if draw is None else draw()  # of the pretrained denoiser, when a run is resumed as well
+    agent.train(resume=options.resume, progress=not options.quiet)
+    folder = None if config.log_dir is None else Path(config.log_dir)
+    if folder is not None:
+        agent.save(folder / AGENT_FOLDER)
+    samples = [] if draw is None or before is None else judged(agent.task, agent.reward, before, draw())
+    if folder is not None and samples:
+        write_samples(folder, samples)
     if not options.quiet:
         _report(agent.history)
         if samples:
-            _say(as_text(samples))
-    return DONE
+            say(as_text(samples))
 
 
 def _report(history: Sequence[dict[str, Any]]) -> None:
     last = history[-1] if history else {}
     figures = ("iteration", "nfe", "reward_calls", "reward_median")
-    _say(", ".join(f"{name} {last[name]:.5g}" for name in figures if name in last))
-
-
-def _say(text: str) -> None:
-    # Through tqdm, so that a bar that is still standing is not torn.
-    tqdm.write(text, file=sys.stderr)
+    say(", ".join(f"{name} {last[name]:.5g}" for name in figures if name in last))
 
 
 def _command(name: str) -> Callable[..., int]:
     config_class = agent_class(name).config_class
+    config_flags, option_flags = flags_of(config_class), flags_of(RunOptions)
 
     def command(config: AgentConfig, options: RunOptions) -> int:
-        return train(name, config, options)
+        return train(name, settings_of(config_class, config), settings_of(RunOptions, options))
 
     # tyro makes the flags from these.
-    command.__annotations__ = {"config": config_class, "options": RunOptions, "return": int}
-    command.__defaults__ = (config_class(), RunOptions())
+    command.__annotations__ = {"config": config_flags, "options": option_flags, "return": int}
+    command.__defaults__ = (config_flags(), option_flags())
     command.__doc__ = config_class.__doc__
     return command
 

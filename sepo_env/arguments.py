@@ -47,6 +47,14 @@ Share = Annotated[float, Ge(0), Le(1)]
 PathArgument = str | os.PathLike[str]
 """A path, as callers give it."""
 
+
+def _path_as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+PathText = Annotated[str, BeforeValidator(_path_as_text)]
+"""A path, as callers give it, kept as text: for what is written down as JSON."""
+
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 _LONGEST = 80
 
@@ -165,6 +173,8 @@ def describe(hint: Any) -> str:
     ('a finite number above 0, or None', "'a' or 'b'", 'a sequence of text')
     """
     origin, args = get_origin(hint), get_args(hint)
+    if hint == PathText:
+        return "a path"
     if origin is Annotated:
         return describe(args[0]) + _bounds(args[1:])
     if origin in (Union, types.UnionType):
@@ -212,13 +222,13 @@ def _field_hints(cls: type) -> dict[str, Any]:
 
 
 def _choices(hint: Any) -> list[str]:
-    """The choices of a Literal of strings, alone or beside None; none where something else is taken, too."""
+    """The choices of Literals of strings, alone or beside None; none where something else is taken, too."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
         return [arg for arg in args if isinstance(arg, str)]
     if origin in (Union, types.UnionType):
-        others = [arg for arg in args if arg is not types.NoneType]
-        return _choices(others[0]) if len(others) == 1 else []
+        parts = [_choices(arg) for arg in args if arg is not types.NoneType]
+        return [choice for part in parts for choice in part] if all(parts) else []
     return []
 
 

@@ -11,6 +11,8 @@ import errno
 from collections.abc import Callable, Iterable
 from os import PathLike
 
+_LONGEST_NAME = 80
+
 
 class SepoEnvError(Exception):
     """Base class of every error that this library raises on purpose."""
@@ -43,7 +45,9 @@ class UnknownNameError(_ComposedError, ValueError):
         known = sorted(known)
         guess = difflib.get_close_matches(str(name), known, n=1)
         hint = f"; did you mean {guess[0]!r}?" if guess else "."
-        super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")
+        text = repr(name)
+        text = text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
+        super().__init__(f"unknown {kind} {text}{hint} Known: {', '.join(known)}.")
 
 
 class UnknownOptionError(SepoEnvError, TypeError):

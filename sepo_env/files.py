@@ -46,6 +46,10 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
     except OSError as error:
         raise FolderError.of(path, error) from error
+    except ValueError as error:
+        if "null" not in str(error):
+            raise
+        raise FolderError.of(path, OSError("no name has a null character in it")) from error
     except SafetensorError as error:
         raise FolderError.of(path, OSError(str(error))) from error
     except RuntimeError as error:

@@ -10,15 +10,20 @@ from sepo_env.errors import CheckpointError, InvalidArgumentError
 
 
 def as_path(path: object) -> Path:
-    """Return a `Path`.
+    """Return a `Path`; ``~`` at its beginning is the user's home, which a shell is not always there to fill in.
 
     Raises:
-        InvalidArgumentError: neither text nor an ``os.PathLike`` of text.
+        InvalidArgumentError: neither text nor an ``os.PathLike`` of text, or the home of a user whom nobody knows.
     """
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(text, str):
         raise InvalidArgumentError(f"a path is a str or a pathlib.Path, but got {type(path).__name__}; give one.")
-    return Path(text)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InvalidArgumentError(
+            f"the path {text!r} begins with a home that this machine does not know; give it in full, or as './~...'."
+        ) from error
 
 
 def is_folder(path: Path) -> bool:

@@ -14,6 +14,7 @@ from sepo_env.arguments import (
     Count,
     NonNegative,
     PathArgument,
+    PathText,
     Positive,
     Seed,
     Share,
@@ -190,3 +191,17 @@ def test_a_description_names_bounds_and_parts():
     assert describe(Mapping[str, float]) == "a mapping"
     assert describe(Literal["a"]) == "'a'"
     assert describe(torch.Tensor) == "a Tensor"
+
+
+def test_paths_are_kept_as_text():
+    for value in ("a", Path("a")):
+        assert check_argument("path", value, PathText | None) == "a"
+    with pytest.raises(InvalidArgumentError, match="^path is 3, but must be a path, or None.$"):
+        check_argument("path", 3, PathText | None)
+
+
+def test_choices_may_be_joined():
+    with pytest.raises(UnknownNameError, match="did you mean 'slow'. Known: exact, fast, slow"):
+        check_argument("mode", "slaw", Mode | Literal["slow"] | None)
+    with pytest.raises(InvalidArgumentError, match="but must be"):  # a number may be given as well
+        check_argument("mode", "slaw", Mode | int)

@@ -1,6 +1,7 @@
 """Paths are checked before anything is read, and everything that is none has a named error."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +49,12 @@ def test_files_and_folders_are_told_apart(tmp_path):
     assert not is_folder(as_path("x" * 5000))
     with pytest.raises(CheckpointError, match="there is no such file"):
         check_file(tmp_path / "a" / "b")
+
+
+def test_a_home_is_filled_in(monkeypatch):
+    monkeypatch.setenv("HOME", "/home of mine")
+    monkeypatch.setenv("USERPROFILE", "/home of mine")
+    assert as_path("~/a") == as_path(Path("~") / "a") == Path("/home of mine/a")
+    assert as_path("a/~") == Path("a/~")
+    with pytest.raises(InvalidArgumentError, match="a home that this machine does not know"):
+        as_path("~nobody of that name/a")

@@ -43,6 +43,10 @@ def make(name: str, **options: Any) -> Task:
     return kind(**options)
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def options_from_json(text: str) -> dict[str, Any]:
     """The options of a task as command lines take them, a JSON object.
 
@@ -53,8 +57,8 @@ def options_from_json(text: str) -> dict[str, Any]:
     {'num_steps': 8}
     """
     try:
-        given = json.loads(text)
-    except ValueError as error:
+        given = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f'task_options are no JSON ({error}); give an object: {{"name": value}}.') from error
     if not isinstance(given, dict):
         raise InvalidArgumentError(f'task_options are {text}; give an object: {{"name": value}}.')

@@ -241,3 +241,25 @@ def test_the_command_line_teaches_and_refuses(tmp_path: Path, capsys: pytest.Cap
     assert "no run to resume" in capsys.readouterr().err
     assert main(["--pairs", str(pairs), "--eval-pairs", str(pairs), *where]) == 1
     assert "that of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--seed", "-1"], "seed is -1, but must be a whole number from 0"),
+        (["--learning-rate", "nan"], "learning_rate is nan (float), but must be a finite number above 0, or None"),
+        (["--batch-size", "10000000000"], "batch_size is 10000000000, but must be a whole number from 1"),
+        (["--eval-share", "1"], "eval_share is 1.0 (float), but must be a finite number above 0 and below 1"),
+        (["--width", "10", "--heads", "3"], "heads is 3, but must be a divisor of the width 10"),
+        (["--log-dir", "~nobody of that name/a"], "a home that this machine does not know"),
+    ],
+)
+def test_values_that_cannot_be_exit_with_two_and_one_line(
+    wrong: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--pairs", "absent", "--log-dir", str(tmp_path / "run"), *wrong])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("InvalidArgumentError: ")
+    assert message in line

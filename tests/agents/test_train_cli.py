@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from agents.logs import read_metrics
 from agents.recovery import checkpoint_path
 from agents.train import AGENT_FOLDER, main
 
+NO_MEMORY = "[enforce fail at alloc_cpu.cpp:128] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
 TOY = ["--task", "ToyCTMC-v0", "--device", "cpu", "--batch-size", "8", "--num-steps", "4", "--tensorboard", "off"]
 
 
@@ -85,13 +87,80 @@ def test_refusals_exit_with_one(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "wrong", [["sepoo"], ["sepo", "--no-such-flag"], ["sepo", "--batch-size", "1"], ["sepo", "--form", "paths"], []]
+    "wrong", [["sepoo"], ["sepo", "--no-such-flag"], ["sepo", "--form", "paths"], ["sepo", "--seed", "1.5"], []]
 )
 def test_wrong_usage_exits_with_two(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(wrong)
     assert caught.value.code == 2
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--batch-size", "1"], "batch_size is 1, but must be a whole number from 2"),
+        (["--batch-size", "10000000000"], "batch_size is 10000000000, but must be"),
+        (["--seed", "-1"], "seed is -1, but must be a whole number from 0"),
+        (["--learning-rate", "nan"], "learning_rate is nan (float), but must be a finite number"),
+        (["--learning-rate", "inf"], "learning_rate is inf (float), but must be a finite number"),
+        (["--samples", "-1"], "samples is -1, but must be a whole number from 0"),
+        (["--minibatches", "99999"], "minibatches is 99999, but must be at most"),
+        (["--log-dir", "~nobody of that name/a"], "a home that this machine does not know"),
+    ],
+)
+def test_values_that_cannot_be_exit_with_two_and_one_line(
+    name: str, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([name, *wrong])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("InvalidArgumentError: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--task-options", "{"],
+        ["--task-options", "[1]"],
+        ["--task-options", '{"length": NaN}'],
+        ["--task-options", "[" * 100_000],
+        ["--task-options", '{"nothing of that name": 1}'],
+        ["--prompt", "ZZZZ"],
+        ["--prompt", "ABCABC"],
+        ["--device", "bogus"],
+        ["--reward", "bogus"],
+        ["--guidance-label", "3"],
+        ["--resume"],
+    ],
+    ids=lambda wrong: " ".join(wrong)[:40],
+)
+def test_what_does_not_fit_exits_with_one_and_one_line(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(1, None, "--quiet", *wrong)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match("[A-Za-z]+Error: .+", line)
+
+
+@pytest.mark.parametrize("memory", [MemoryError(), torch.OutOfMemoryError("no room"), RuntimeError(NO_MEMORY)])
+def test_a_lack_of_memory_is_told_with_a_way_out(
+    memory: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise memory
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.update.Updater.update", fail)
+        assert main(flags(1, tmp_path, "--quiet")) == 1
+    shown = capsys.readouterr().err
+    assert "Give a smaller --micro-batch-size" in shown
+    assert "--resume" in shown
+    assert main(flags(1, tmp_path, "--quiet", "--resume", "--micro-batch-size", "2")) == 0
+    monkeypatch.setattr("agents.update.Updater.update", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a fault of the program keeps its traceback
+        main(flags(1, None, "--quiet"))
 
 
 def test_divergence_exits_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
