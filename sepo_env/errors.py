@@ -109,14 +109,19 @@ class ArtefactsError(SepoEnvError, ValueError):
 
 
 class CheckpointError(_ComposedError, ValueError):
-    """A file that is not what its reader expects: another architecture, missing or extra keys, truncated.
+    r"""A file that is not what its reader expects: another architecture, missing or extra keys, truncated.
+
+    The cause may quote the file; what a terminal would obey, a line break among it, is spelled out.
 
     >>> str(CheckpointError("model.safetensors", "truncated", "copy the file again"))
     'model.safetensors: truncated; copy the file again.'
+    >>> print(CheckpointError("a.ckpt", "its name is '\x1b[31m'", "rename it"))
+    a.ckpt: its name is '\x1b[31m'; rename it.
     """
 
     def __init__(self, path: str | PathLike[str], cause: str, cure: str) -> None:
-        super().__init__(f"{path}: {cause}; {cure}.")
+        message = f"{path}: {cause}; {cure}."
+        super().__init__("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message))
 
 
 class FolderError(SepoEnvError, OSError):

@@ -3,32 +3,40 @@
 A ``.ckpt`` is a zip archive of a pickle and of the bytes of its tensors. ``torch.load(weights_only=True)`` is safe, but
 refuses a file that holds anything besides tensors and plain containers, as Lightning's do (their configuration
 objects); ``torch.load`` without it decides by the file between readers, one of which runs programs. So it is not
-called: one reader of archives, Python's own, finds the records, and `sepo_env.inert` reads the pickle.
+called: one reader of archives, Python's own, finds the records, and `sepo_env.pickles` follows the pickle.
 """
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import PathArgument, checked
 from sepo_env.errors import CheckpointError
-from sepo_env.inert import Inert, InertUnpickler, check_program
+from sepo_env.inert import Inert, shown
 from sepo_env.paths import check_file
+from sepo_env.pickles import LimitError, PickleReader
 
 __all__ = ["Inert", "read_foreign"]
 
-_ZIP = b"PK\x03\x04"
-_ALIASES = 16
+MOST_TENSORS = 1 << 16
+"""Tensors in a file."""
+MOST_USES = 16
 """How often the tensors of a file may use each of its bytes, on average; views of one storage cost it no bytes."""
-_FREE_ALIASES = 1 << 26
+FREE_USES = 1 << 20
+"""Bytes of tensors that any file may have."""
+LARGEST_DIRECTORY = 1 << 23
+"""Bytes of an archive's directory, some seventy a record."""
+_MOST_DIMENSIONS = 64
+_ZIP = b"PK\x03\x04"
 
 _KINDS = {
     "DoubleStorage": torch.float64,
@@ -45,13 +53,8 @@ _KINDS = {
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What a pickle calls the class of a storage."""
-
-    dtype: torch.dtype
+_DTYPE_OF = {f"{module}.{name}": dtype for name, dtype in _KINDS.items() for module in ("torch", "torch.storage")}
+_DTYPES = {f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,16 @@ class _Storage:
     num_bytes: int
 
 
-_CLASSES = {(module, name): _Kind(dtype) for name, dtype in _KINDS.items() for module in ("torch", "torch.storage")}
+class _File(io.FileIO):
+    """A file of which nothing larger than `largest` is read at a time; None: no limit."""
+
+    largest: int | None = None
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read, as `io.FileIO` does."""
+        if self.largest is not None and size is not None and size > self.largest:
+            raise LimitError(f"the archive has a directory of more than {self.largest:,} bytes")
+        return super().read(-1 if size is None else size) or b""
 
 
 class _Reader:
@@ -71,18 +83,17 @@ class _Reader:
 
     Args:
         archive: of torch.
-        size: of its file.
+        path: of its file.
     """
 
-    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
-        self._archive = archive
-        self._aliases_left = max(_FREE_ALIASES, _ALIASES * size)
+    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
+        self._archive, self._path = archive, path
         self._storages: dict[str, torch.UntypedStorage] = {}
         records = archive.infolist()
         names = [record.filename for record in records]
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
             raise ValueError("it has compressed records")
-        if sum(record.file_size for record in records) > size:
+        if sum(record.file_size for record in records) > path.stat().st_size:
             raise ValueError("its records are larger than the file")
         if len(set(names)) != len(names):
             raise ValueError("it has several records of one name")
@@ -93,24 +104,28 @@ class _Reader:
         order = f"{self._root}byteorder"
         if order in names and (found := archive.read(order)) != b"little":
             raise ValueError(f"expected the byte order little, found {found[:20]!r}")
+        prefix = f"{self._root}data/"
+        held = sum(record.file_size for record in records if record.filename.startswith(prefix))
+        self._uses_left, self._tensors_left = FREE_USES + MOST_USES * held, MOST_TENSORS
 
     def load(self) -> Any:
         """What the pickle holds."""
         program = self._archive.read(f"{self._root}data.pkl")
-        check_program(program)
-        functions: dict[tuple[str, str], Callable[..., Any]] = {
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
-            ("torch._utils", "_rebuild_tensor_v3"): self._tensor_of_dtype,
-            ("torch._utils", "_rebuild_parameter"): _parameter,
+        functions: dict[str, Callable[..., Any]] = {
+            "torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_tensor_v3": self._tensor_of_dtype,
+            "torch._utils._rebuild_parameter": _parameter,
+            "torch._utils._rebuild_parameter_with_state": _parameter,
         }
-        return InertUnpickler(program, values=_CLASSES, functions=functions, persistent=self._storage).load()
+        return PickleReader(program, functions=functions, values=_DTYPES, persistent=self._storage).load()
 
     def _storage(self, pid: Any) -> _Storage:
         """Read a storage; where a pickle refers to one, it says its kind, its record and the number of its entries."""
         word, kind, key, _, length = pid
-        if not isinstance(kind, _Kind):
-            described = getattr(kind, "described", kind)
-            raise ValueError(f"tensors of the kind {described!s:.80} cannot be read; convert them to float32")
+        dtype = _DTYPE_OF.get(kind.described) if isinstance(kind, Inert) else None
+        if dtype is None:
+            name = f"{kind!r}".strip("<>").removesuffix(", not loaded") if isinstance(kind, Inert) else shown(kind)
+            raise CheckpointError(self._path, f"tensors of the kind {name} cannot be read", "convert them to float32")
         if word != "storage" or not isinstance(key, str) or not _is_size(length):
             raise ValueError("a storage without a name or a size")
         if key not in self._storages:
@@ -118,15 +133,15 @@ class _Reader:
             self._storages[key] = (
                 torch.frombuffer(content, dtype=torch.uint8).untyped_storage() if content else torch.UntypedStorage(0)
             )
-        storage, num_bytes = self._storages[key], length * kind.dtype.itemsize
+        storage, num_bytes = self._storages[key], length * dtype.itemsize
         if num_bytes > storage.nbytes():
             raise ValueError(f"a storage of {num_bytes} bytes, of which the file holds {storage.nbytes()}")
-        return _Storage(storage, kind.dtype, num_bytes)
+        return _Storage(storage, dtype, num_bytes)
 
     def _tensor(
         self, storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, flags: Any = None
     ) -> Tensor:
-        return self._build(storage, storage.dtype, offset, tuple(size), tuple(stride), requires_grad, flags)
+        return self._build(storage, storage.dtype, offset, size, stride, requires_grad, flags)
 
     def _tensor_of_dtype(
         self,
@@ -140,33 +155,33 @@ class _Reader:
         flags: Any = None,
     ) -> Tensor:
         """Newer dtypes have storages of bytes, and are named apart."""
-        return self._build(storage, dtype, offset, tuple(size), tuple(stride), requires_grad, flags)
+        return self._build(storage, dtype, offset, size, stride, requires_grad, flags)
 
     def _build(
-        self,
-        storage: _Storage,
-        dtype: torch.dtype,
-        offset: int,
-        size: tuple[int, ...],
-        stride: tuple[int, ...],
-        requires_grad: bool,
-        flags: Any,
+        self, storage: Any, dtype: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, flags: Any
     ) -> Tensor:
-        """A tensor that reaches no further than its storage, and is no larger: no entry stands in it twice."""
-        if flags or len(size) != len(stride) or not all(map(_is_size, (offset, *size, *stride))):
-            raise ValueError("a tensor with sizes or flags that no file of weights has")
+        """A tensor that reaches no further than its storage, and no entry of which stands in it twice."""
+        if not isinstance(storage, _Storage) or not isinstance(dtype, torch.dtype) or flags:
+            raise ValueError("a tensor with a storage or flags that no file of weights has")
+        if not _are_sizes(size) or not _are_sizes(stride) or len(size) != len(stride) or not _is_size(offset):
+            raise ValueError("a tensor with sizes that no file of weights has")
         count = math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if count else offset
         if max(last + 1 if count else last, count) * dtype.itemsize > storage.num_bytes:
             raise ValueError(f"a tensor of shape {size[:8]} reaches beyond its storage of {storage.num_bytes} bytes")
-        self._aliases_left -= count * dtype.itemsize
-        if self._aliases_left < 0:
-            raise ValueError("its tensors share their storages too often")
+        if count and _overlaps(size, stride):
+            raise ValueError(f"a tensor of shape {size[:8]} with strides {stride[:8]} has one number in several places")
+        self._uses_left -= count * dtype.itemsize
+        self._tensors_left -= 1
+        if self._uses_left < 0:
+            raise LimitError(f"its tensors share their storages too often, {MOST_USES} times on average")
+        if self._tensors_left < 0:
+            raise LimitError(f"it has more than {MOST_TENSORS:,} tensors")
         tensor = torch.empty(0, dtype=dtype).set_(storage.content, offset, size, stride)
         return tensor.requires_grad_(requires_grad is True)
 
 
-def _parameter(data: Any, requires_grad: Any, hooks: Any) -> torch.nn.Parameter:
+def _parameter(data: Any, requires_grad: Any, hooks: Any, state: Any = None) -> torch.nn.Parameter:
     if not isinstance(data, Tensor):
         raise TypeError("a parameter without a tensor")
     return torch.nn.Parameter(data, requires_grad is True)
@@ -176,18 +191,34 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
-def read_foreign(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, tuple) and len(values) <= _MOST_DIMENSIONS and all(map(_is_size, values))
+
+
+def _overlaps(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether several indices may lead to one entry: unless each step leaves all that smaller ones reach."""
+    reach = 0
+    for step, length in sorted((step, length) for length, step in zip(size, stride, strict=True) if length > 1):
+        if step <= reach:
+            return True
+        reach += (length - 1) * step
+    return False
+
+
+@checked
+def read_foreign(path: PathArgument) -> dict[str, Any]:
     """Read a checkpoint that ``torch.save`` wrote, on the CPU, running none of its code.
 
     Returns:
         Its dictionary; objects of unknown classes are `Inert`.
 
     Raises:
-        CheckpointError: no such file, not a whole checkpoint of torch, or one that holds no dictionary.
+        CheckpointError: no such file, not a whole checkpoint of torch, one that holds no dictionary, or one that would
+            take more time or memory than any checkpoint does.
     """
     path = check_file(path)
     try:
-        with path.open("rb") as file:
+        with _File(path) as file:
             # What was appended to another kind of file is an archive, too, but no checkpoint.
             if file.read(len(_ZIP)) != _ZIP:
                 raise CheckpointError(
@@ -196,14 +227,22 @@ def read_foreign(path: str | os.PathLike[str]) -> dict[str, Any]:
                     "copy or download it again, or if it is from before torch 1.6, re-save with torch.save of torch "
                     "1.6 or newer",
                 )
+            file.largest = LARGEST_DIRECTORY  # which is read as one
             with zipfile.ZipFile(file) as archive:
+                file.largest = None
                 if any(PurePosixPath(name).name == "constants.pkl" for name in archive.namelist()):
                     raise CheckpointError(
                         path, "a TorchScript program, no checkpoint", "give a file that torch.save wrote"
                     )
-                found = _Reader(archive, path.stat().st_size).load()
+                found = _Reader(archive, path).load()
     except CheckpointError:
         raise
+    except LimitError as error:
+        raise CheckpointError(
+            path,
+            f"it would take more than a checkpoint does ({error})",
+            "if it is one, save its tensors alone: torch.save(model.state_dict(), path)",
+        ) from error
     except Exception as error:  # a damaged archive or pickle may fail in any way
         raise CheckpointError(
             path, f"not a whole checkpoint of torch ({_reason(error)})", "copy or download it again"

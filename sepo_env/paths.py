@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from sepo_env.arguments import PathArgument, check_argument
 from sepo_env.errors import CheckpointError, InvalidArgumentError
 
 
@@ -13,11 +14,12 @@ def as_path(path: object) -> Path:
     """Return a `Path`; ``~`` at its beginning is the user's home, which a shell is not always there to fill in.
 
     Raises:
-        InvalidArgumentError: neither text nor an ``os.PathLike`` of text, or the home of a user whom nobody knows.
+        InvalidArgumentError: neither text nor an ``os.PathLike`` of text; the empty text, which would be the folder
+            that the program runs in; or the home of a user whom nobody knows.
     """
-    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
-    if not isinstance(text, str):
-        raise InvalidArgumentError(f"a path is a str or a pathlib.Path, but got {type(path).__name__}; give one.")
+    text: object = os.fspath(check_argument("path", path, PathArgument))
+    if not isinstance(text, str) or not text:
+        raise InvalidArgumentError(f"path is {text!r}, but must be text that names a file or a folder.")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

@@ -18,11 +18,12 @@ ALLOWED = {
     "sepo_env.device": {"sepo_env.errors"},
     "sepo_env.diffusion": {"sepo_env.errors"},
     "sepo_env.files": {"sepo_env.errors"},
-    "sepo_env.foreign": {"sepo_env.errors", "sepo_env.inert", "sepo_env.paths"},
+    "sepo_env.foreign": {"sepo_env.errors", "sepo_env.inert", "sepo_env.paths", "sepo_env.pickles"},
     "sepo_env.hub": {"sepo_env.errors", "sepo_env.paths"},
     "sepo_env.hugging_face": {"sepo_env.errors", "sepo_env.files", "sepo_env.hub", "sepo_env.paths"},
     "sepo_env.inert": set(),
     "sepo_env.paths": {"sepo_env.errors"},
+    "sepo_env.pickles": {"sepo_env.inert"},
     "sepo_env.tensorfile": {"sepo_env.errors", "sepo_env.paths"},
     "sepo_env.rewards": {
         "sepo_env.errors",

@@ -29,6 +29,11 @@ def test_errors_survive_pickling(error, copier):
     assert str(restored) == str(error)
 
 
+def test_what_a_file_says_is_told_in_one_line_that_a_terminal_does_not_obey():
+    error = errors.CheckpointError("a\n.ckpt", "found 'x\x1b[31m\ud800é\n'", "rename it")
+    assert str(error) == "a\\n.ckpt: found 'x\\x1b[31m\\ud800é\\n'; rename it."
+
+
 def test_every_error_is_ours_and_a_builtin_too():
     classes = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception)]
     assert len(classes) > 10

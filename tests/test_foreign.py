@@ -1,9 +1,11 @@
 """Foreign checkpoints are data: what they hold is read, what they would run is not."""
 
 import collections
+import gc
 import os
 import pathlib
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -85,3 +87,25 @@ def test_other_files_are_refused_by_name(tmp_path, kind):
         save([1, 2], path)
     with pytest.raises(CheckpointError, match=r"a\.ckpt"):
         read_foreign(path)
+
+
+def test_attributes_of_tensors_are_let_go(tmp_path):
+    weight, parameter = torch.arange(3.0), torch.nn.Parameter(torch.ones(2))
+    weight.note, parameter.sharded = Configuration(), True
+    found = read_foreign(save({"w": weight, "p": parameter}, tmp_path / "a.ckpt"))
+    assert torch.equal(found["w"], weight)
+    assert torch.equal(found["p"], parameter)
+    assert isinstance(found["p"], torch.nn.Parameter)
+    assert not hasattr(found["w"], "note")
+    assert not hasattr(found["p"], "sharded")
+
+
+def test_nothing_is_held_when_a_file_has_been_read(tmp_path):
+    path = save({"a": torch.ones(1000), "config": Configuration()}, tmp_path / "a.ckpt")
+    gc.collect()
+    gc.disable()
+    try:
+        kept = weakref.ref(read_foreign(path)["a"])
+        assert kept() is None
+    finally:
+        gc.enable()
