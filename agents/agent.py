@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +14,23 @@ from agents.collect import derived_seed, rollout_size
 from agents.config import OUTPUT_FIELDS, AgentConfig
 from agents.evaluation import Evaluator
 from agents.guidance import check_guidance, describe_guidance, guided, with_guidance
+from agents.identity import check_same_world, describe_reward
 from agents.logs import Row
 from agents.lookup import named_task
 from agents.lora import add_lora
 from agents.recovery import own_randomness
 from agents.registry import agent_class
 from agents.sampling import PolicySampler
-from agents.storage import describe_task, draw_saved_prompts, find_task, load_agent, save_agent
+from agents.storage import draw_saved_prompts, find_task, load_agent, save_agent
 from agents.trainer import Callback, Objective, Trainer
-from agents.weights import frozen_fingerprint, load_policy_state, policy_state
+from agents.weights import frozen_fingerprint, load_policy_state, policy_state, unsound_tensors
 from sepo_env import TorchRLEnv
+from sepo_env.arguments import PathArgument, Positive, Seed, Size, WholeNumber, checked
 from sepo_env.denoisers import Denoiser
 from sepo_env.device import find_device
-from sepo_env.errors import CheckpointError, InvalidArgumentError
+from sepo_env.errors import CheckpointError, DivergenceError, InvalidArgumentError, UnknownNameError
+from sepo_env.identity import describe, is_library
+from sepo_env.rewards import OnError, Reward
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import prompts_fingerprint
 
@@ -46,6 +49,12 @@ class Agent(ABC):
         config: the settings; None takes the defaults.
         reward: what to optimise, as for `sepo_env.tasks.Task.make_reward`: a function of strings or of tokens, a
             module, a name, a weighted sum as a dict; None is the task's training reward.
+        workers: processes over which a function of strings is spread; they end with `close`, with a ``with`` block
+            around the agent, or with the agent.
+        timeout: seconds for one batch, with workers; None waits as long as it takes.
+        on_error: what becomes of a sequence that fails: ``"raise"`` an error, or score it with the ``"floor"``.
+        floor: the value of such a sequence.
+        cache: score repeated sequences once; how many are kept, True for 100 000.
         device: ``"auto"`` takes a GPU where there is one.
         **overrides: single fields of the config.
 
@@ -69,12 +78,18 @@ class Agent(ABC):
     name: ClassVar[str]
     config_class: ClassVar[type[AgentConfig]]
 
+    @checked
     def __init__(
         self,
         task: str | Task = "DNAEnhancer-v0",
         *,
         config: AgentConfig | None = None,
         reward: Any = None,
+        workers: WholeNumber = 0,
+        timeout: Positive | None = None,
+        on_error: OnError = "raise",
+        floor: float | None = None,
+        cache: bool | int = False,
         device: str | torch.device = "auto",
         **overrides: Any,
     ) -> None:
@@ -85,7 +100,9 @@ class Agent(ABC):
         self.config = (self.config_class() if config is None else config).replace(**overrides)
         self.task = named_task(task)
         self.device = find_device(device)
-        self.reward = self.task.make_reward(reward)
+        self.reward: Reward = self.task.make_reward(
+            reward, workers=workers, timeout=timeout, on_error=on_error, floor=floor, cache=cache
+        )
         self.denoiser = self._make_policy().to(self.device)
         self.history: list[Row] = []
 
@@ -97,6 +114,7 @@ class Agent(ABC):
             reference: the pretrained denoiser, where ``kl_coeff`` asks for it.
         """
 
+    @checked
     def train(self, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True) -> list[Row]:
         """Train until ``num_iterations`` are done, or the next one would exceed ``max_nfe`` or ``max_reward_calls``.
 
@@ -110,7 +128,8 @@ class Agent(ABC):
             iterations the held-out reward.
 
         Raises:
-            CheckpointError: nothing to resume from, a checkpoint of another run, or one that would be overwritten.
+            CheckpointError: nothing to resume from, a checkpoint of another run, or one that would be overwritten. Of
+                what cannot be told (whether a reward's lambda is the same), there is one warning.
             DivergenceError: a loss, gradient or ratio out of bounds.
             KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
         """
@@ -123,8 +142,10 @@ class Agent(ABC):
         # The caller's own random numbers are not touched, and a no_grad() of his does not reach in here.
         with own_randomness(config.seed), torch.enable_grad():
             reference = guided(self.task.load_denoiser(), config).to(self.device).requires_grad_(False)
+            judge = self.task.judge()
+            self._pretrained = describe(reference.core)
             trainer = Trainer(
-                self._describe() | {"reward": self.reward.name},
+                self._describe_run(judge),
                 config,
                 env=TorchRLEnv(
                     self.task,
@@ -143,7 +164,7 @@ class Agent(ABC):
                     self._sampler(),
                     reference,
                     self.reward,
-                    self.task.judge(),
+                    judge,
                     num_samples=config.eval_samples,
                     seed=derived_seed(config.seed, _EVALUATION),
                 ),
@@ -154,13 +175,14 @@ class Agent(ABC):
                 self.history = trainer.rows  # an interrupted training leaves its rows as well
         return self.history
 
+    @checked
     def sample_tokens(
         self,
-        num_samples: int,
+        num_samples: Size,
         *,
-        num_steps: int | None = None,
-        seed: int | None = None,
-        prompt: str | Sequence[str | None] | Tensor | None = None,
+        num_steps: Size | None = None,
+        seed: Seed | None = None,
+        prompt: Any = None,
     ) -> Tensor:
         """Draw sequences with the sampler of the training.
 
@@ -177,37 +199,45 @@ class Agent(ABC):
 
         Raises:
             InvalidPromptError: prompts that do not fit, or leave nothing to generate.
+            DivergenceError: weights that are not finite.
         """
-        if num_samples < 1:
-            raise InvalidArgumentError(f"num_samples must be at least 1, got {num_samples}.")
+        self._check_weights("samples nothing but noise")
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         return self._sampler(num_steps).sample(self.denoiser, num_samples, seed, prompt)
 
-    def sample(self, num_samples: int, **options: Any) -> list[str]:
+    def sample(self, num_samples: Size, **options: Any) -> list[str]:
         """Draw sequences as strings of the task's alphabet; options as for `sample_tokens`."""
         return self.task.decode(self.sample_tokens(num_samples, **options))
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    @checked
+    def save(self, folder: PathArgument) -> None:
         """Write config.json and the weights (safetensors) into a folder, atomically; `load` reads them.
 
         With adapters (``lora_rank``) these are the weights; the rest is the task's pretrained denoiser. The
         prompts that the task draws are kept with the weights.
 
         The state of an unfinished training stands in its checkpoint, not here.
+
+        Raises:
+            DivergenceError: weights that are not finite; nothing is written.
         """
+        self._check_weights("is not saved")
         config = {name: value for name, value in self.config.to_dict().items() if name not in OUTPUT_FIELDS}
-        save_agent(Path(folder), self._describe() | {"config": config}, policy_state(self.denoiser), self.task)
+        save_agent(
+            Path(folder).expanduser(), self._describe() | {"config": config}, policy_state(self.denoiser), self.task
+        )
 
     @classmethod
+    @checked
     def load(
         cls,
-        path: str | os.PathLike[str],
+        path: PathArgument,
         *,
         task: Task | None = None,
         reward: Any = None,
         device: str | torch.device = "auto",
-        **overrides: Any,
+        **options: Any,
     ) -> Self:
         """Read an agent that `save` wrote, or take over the policy of a training checkpoint.
 
@@ -215,15 +245,15 @@ class Agent(ABC):
             path: the folder, or the checkpoint's file.
             task: the task, where it is not a registered one with its default options; it draws its own prompts. None:
                 the registered one, which draws the prompts that were saved.
-            reward: as for the class.
+            reward: as for the class; it need not be that of the training.
             device: as for the class.
-            **overrides: fields of the config to change.
+            **options: how the reward is called, as for the class, and fields of the config to change.
 
         Raises:
-            CheckpointError: not a whole agent, an agent of another class, or one of another task, of another guidance,
-                or of prompts that the registered task does not draw.
+            CheckpointError: not a whole agent, one of another class, or of weights that are not finite; or one of
+                another task, pretrained denoiser or guidance, or of prompts that the registered task does not draw.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         description, weights, prompts = load_agent(path)
         kind = agent_class(description["agent"])
         if not issubclass(kind, cls):
@@ -233,26 +263,44 @@ class Agent(ABC):
         if task is None:
             fields = with_guidance(fields, description)
             draw_saved_prompts(found, path, prompts, description.get("prompts"))
-        config = kind.config_class.from_dict(fields)
-        agent = kind(found, config=config, reward=reward, device=device, **overrides)
-        check_guidance(agent.denoiser, path, description, overrides)
-        base = agent._describe().get("base")
+        try:
+            config = kind.config_class.from_dict(fields)
+        except (InvalidArgumentError, UnknownNameError) as error:
+            raise CheckpointError(path, f"its settings are not of this version ({error})", "save it again") from error
+        agent = kind(found, config=config, reward=reward, device=device, **options)
+        check_guidance(agent.denoiser, path, description, options)
+        wanted = agent._describe()
+        base = wanted.get("base")
         if base != description.get("base"):
             raise CheckpointError(
                 path,
                 f"its adapters belong to another pretrained denoiser ({description.get('base')}, this one is {base})",
                 "give the task with the denoiser that they were trained on, and lora_rank as it was",
             )
+        check_same_world(path, description["task"], wanted["task"])
         try:
             load_policy_state(agent.denoiser, weights)
         except RuntimeError as error:
             raise CheckpointError(
                 path, f"its weights do not fit the task's denoiser ({error})", "give task="
             ) from error
+        if broken := unsound_tensors(agent.denoiser):
+            raise CheckpointError(path, f"weights with NaN or infinity: {', '.join(broken)}", "give a sound agent")
         return agent
+
+    def close(self) -> None:
+        """End what the reward runs in the background, such as worker processes; a later call starts it anew."""
+        self.reward.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     def _make_policy(self) -> Denoiser:
         denoiser, config = self.task.load_denoiser(), self.config
+        self._pretrained = describe(denoiser.core)
         if config.lora_rank > 0:
             add_lora(denoiser.core, config.lora_rank, config.lora_alpha, config.seed)
         return guided(denoiser, config)
@@ -261,8 +309,23 @@ class Agent(ABC):
         base = frozen_fingerprint(self.denoiser)
         adapted = {} if base is None else {"base": base}
         guidance, prompts = describe_guidance(self.denoiser), prompts_fingerprint(self.task)
-        task = describe_task(self.task)
+        task = self.task.identity(self._pretrained)
         return {"agent": self.name, "task": task, "prompts": prompts, "guidance": guidance, **adapted}
+
+    def _describe_run(self, judge: Reward) -> dict[str, Any]:
+        """What a checkpoint says that the run is; without one, there is nobody to read it."""
+        if self.config.log_dir is None:
+            return {"agent": self.name}
+        rewards = {"reward": describe_reward(self.reward), "judge": describe_reward(judge)}
+        own = None if is_library(type(self).__module__) else describe(type(self))
+        return {**self._describe(), **rewards, "own code": own}
+
+    def _check_weights(self, fate: str) -> None:
+        if broken := unsound_tensors(self.denoiser):
+            raise DivergenceError(
+                f"the agent {fate}: its weights hold NaN or infinity, in {', '.join(broken)}; load one that was saved, "
+                "or train again with a smaller learning_rate."
+            )
 
     def _sampler(self, num_steps: int | None = None) -> PolicySampler:
         config = self.config

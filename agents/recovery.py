@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from torchrl.checkpoint import GlobalRNGState
 
 from agents.checkpoint import State, load_checkpoint, save_checkpoint
 from agents.config import AgentConfig, differing_fields
+from agents.identity import check_same_run
 from agents.logs import Row
 from sepo_env.errors import CheckpointError
 
@@ -32,7 +34,7 @@ class RunCheckpoint:
     model and the optimiser once more, and nothing where no folder is given.
 
     Args:
-        label: what the run is, for JSON: agent, task, reward.
+        label: what the run is, for JSON: agent, task, reward, judge (`agents.agent.Agent`).
         config: the settings, of which log_dir says where the file is.
         names: the parts of a state.
         prompts: those of the task, `agents.storage.prompts_state`: whoever takes over the policy samples from them.
@@ -42,6 +44,7 @@ class RunCheckpoint:
         self, label: Mapping[str, Any], config: AgentConfig, names: tuple[str, ...], prompts: State | None = None
     ) -> None:
         self.path = None if config.log_dir is None else checkpoint_path(config.log_dir)
+        self._label = json.loads(json.dumps(label))  # as it is read back
         self._metadata = {**label, "config": config.to_dict()}
         self._defaults = type(config)().to_dict()
         self._names = (*names, "rows", "random")
@@ -76,38 +79,19 @@ class RunCheckpoint:
 
         Raises:
             CheckpointError: no folder to read from, no whole checkpoint, or that of another run; the message lists
-                what differs.
+                what differs. What cannot be told is a warning.
         """
         if self.path is None:
             raise CheckpointError("resume=True", "the run has no log_dir", "give the log_dir of the run to continue")
         parts, found = load_checkpoint(self.path, self._names)
-        differing = {
-            name: pair
-            for label, wanted in self._metadata.items()
-            if label != "config"
-            for name, pair in _differences(label, found.get(label), wanted)
-        }
         # A field that is younger than the checkpoint changes nothing at its default.
-        differing |= differing_fields(self._defaults | found["config"], self._metadata["config"])
-        if differing:
-            fields = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in differing.items())
-            raise CheckpointError(
-                self.path, f"it belongs to a run with other settings ({fields})", "resume with those of the checkpoint"
-            )
+        settings = differing_fields(self._defaults | found["config"], self._metadata["config"])
+        check_same_run(self.path, found, self._label, settings)
         random = dict(parts.pop("random"))
         if not torch.cuda.is_available():
             random.pop("torch_cuda", None)
         GlobalRNGState().load_state_dict(random)
         return parts, list(parts.pop("rows")["rows"])
-
-
-def _differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """The entries in which two values of the metadata differ, by their names: ``task.length``."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in {**old, **new}:
-            yield from _differences(f"{name}.{key}", old.get(key), new.get(key))
-    elif old != new:
-        yield name, (old, new)
 
 
 @contextmanager

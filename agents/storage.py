@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +14,26 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from agents.checkpoint import load_checkpoint
+from agents.sealed import read_sealed, seal
 from sepo_env import tasks
+from sepo_env.arguments import shown
 from sepo_env.errors import CheckpointError
 from sepo_env.files import write_atomically, writing
+from sepo_env.paths import check_file
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import PromptSet, prompts_fingerprint
 
-FORMAT = "agents.agent/1"
+FORMAT = "agents.agent/2"
 CONFIG_FILE = "config.json"
 ARTEFACTS = "artefacts"
 """Entry of a task's description with the fingerprints of the files that it ran on; none on the shipped assets."""
-_MOST_LETTERS = 64
+# Its config.json has no seal, and does not say which denoiser was fine-tuned.
+_UNSEALED_FORMAT = "agents.agent/1"
+_FRAME = ("name", "alphabet", "length", "process")
+_CURE = "save the agent again"
+_WEIGHTS = re.compile(r"denoiser-[0-9a-f]{16}\.safetensors")
 # No parameter of a module has a slash in its name.
 _PROMPTS = "prompts/tokens"
-
-
-def describe_task(task: Task) -> dict[str, Any]:
-    """What a policy must find again in the task that it is loaded for: the world, and the user's files behind it."""
-    files = {ARTEFACTS: task.fingerprints} if task.fingerprints else {}
-    return {
-        "name": task.name,
-        "alphabet": _alphabet(task.token_texts),
-        "length": task.length,
-        "process": repr(task.process),
-        **files,
-    }
-
-
-def _alphabet(token_texts: Sequence[str]) -> str:
-    """All letters, or a fingerprint where there are too many to be read."""
-    if len(token_texts) <= _MOST_LETTERS:
-        return "".join(token_texts)
-    digest = hashlib.sha256(json.dumps(list(token_texts)).encode()).hexdigest()
-    return f"{len(token_texts)} tokens, sha256 {digest[:16]}"
 
 
 def find_task(description: Mapping[str, Any], path: Path, given: Task | None) -> Task:
@@ -60,10 +47,9 @@ def find_task(description: Mapping[str, Any], path: Path, given: Task | None) ->
             path, f"no task is registered as {description['name']!r}", "give the task itself: load(..., task=...)"
         )
     task = tasks.make(description["name"]) if given is None else given
-    found = describe_task(task)
-    names = [name for name in {**description, **found} if name != ARTEFACTS]
-    if differing := [name for name in names if found.get(name) != description.get(name)]:
-        fields = "; ".join(f"{name}: {description.get(name)!r} there, {found.get(name)!r} here" for name in differing)
+    found = task.world
+    if differing := [name for name in _FRAME if found[name] != description.get(name)]:
+        fields = "; ".join(f"{name}: {description.get(name)!r} there, {found[name]!r} here" for name in differing)
         raise CheckpointError(path, f"it belongs to another task ({fields})", "give its own: load(..., task=...)")
     _check_artefacts(path, description.get(ARTEFACTS) or {}, found.get(ARTEFACTS) or {})
     return task
@@ -136,8 +122,7 @@ def save_agent(folder: Path, description: Mapping[str, Any], weights: Mapping[st
     content = safetensors.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     name = f"denoiser-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     write_atomically(folder / name, content)
-    text = json.dumps({"format": FORMAT, **description, "weights": name}, indent=2)
-    write_atomically(folder / CONFIG_FILE, text.encode())
+    write_atomically(folder / CONFIG_FILE, seal({"format": FORMAT, **description, "weights": name}))
     with writing(folder):
         for old in folder.glob("denoiser-*.safetensors"):
             if old.name != name:
@@ -160,19 +145,39 @@ def load_agent(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tensor | 
     if path.is_file():
         parts, metadata = load_checkpoint(path, ["denoiser", "prompts"])
         return metadata, dict(parts["denoiser"]), parts["prompts"].get(_PROMPTS)
+    file = path / CONFIG_FILE
+    if not file.exists():
+        raise CheckpointError(
+            path, f"no saved agent (no {CONFIG_FILE} is there)", "give a folder that agent.save wrote"
+        )
+    description = read_sealed(file, _CURE, unsealed=_UNSEALED_FORMAT)
+    if description.get("format") not in (FORMAT, _UNSEALED_FORMAT):
+        raise CheckpointError(file, f"its format is not {FORMAT!r}", "give a folder of agent.save")
+    kinds = {"agent": str, "task": dict, "config": dict}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(description.get(name), kind)]:
+        raise CheckpointError(file, f"it lacks {', '.join(wrong)}", _CURE)
+    weights = _read_weights(path, description.get("weights"))
+    return description, weights, weights.pop(_PROMPTS, None)
+
+
+def _read_weights(folder: Path, name: Any) -> dict[str, Tensor]:
+    """The tensors of a saved agent, from a file of the folder and of a name that `save_agent` gives."""
+    if not isinstance(name, str) or not _WEIGHTS.fullmatch(name):
+        raise CheckpointError(
+            folder / CONFIG_FILE, f"its weights are {shown(name)}, which is no file of a saved agent", _CURE
+        )
+    if not (folder / name).exists():
+        raise CheckpointError(folder, f"no saved agent ({name} is missing)", _CURE)
+    file = check_file(folder / name)
+    if file.resolve().parent != folder.resolve():
+        raise CheckpointError(file, "it is a link that leads out of the agent's folder", _CURE)
     try:
-        description = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-        if not isinstance(description, dict) or description.get("format") != FORMAT:
-            raise CheckpointError(path / CONFIG_FILE, f"its format is not {FORMAT!r}", "give a folder of agent.save")
-        absent = [name for name in ("agent", "task", "config") if name not in description]
-        if absent or not isinstance(description["task"], dict) or not isinstance(description["config"], dict):
-            raise CheckpointError(path / CONFIG_FILE, f"it lacks {absent or 'task or config'}", "save the agent again")
-        content = (path / description["weights"]).read_bytes()
-        if hashlib.sha256(content).hexdigest()[:16] not in description["weights"]:
-            raise CheckpointError(path / description["weights"], "its content has changed", "save the agent again")
-        weights = safetensors.load(content)
-        return description, weights, weights.pop(_PROMPTS, None)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(path, f"no saved agent ({error})", "give a folder that agent.save wrote") from error
+        content = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(file, f"it cannot be read ({error})", "check its permissions") from error
+    if hashlib.sha256(content).hexdigest()[:16] not in name:
+        raise CheckpointError(file, "its content has changed", _CURE)
+    try:
+        return safetensors.load(content)
+    except (ValueError, KeyError, SafetensorError) as error:  # also of dtypes that torch does not have
+        raise CheckpointError(file, f"not a whole safetensors file ({error})", _CURE) from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from sepo_env.denoisers import Denoiser
+from sepo_env.identity import tensors_digest
 
 
 def policy_state(denoiser: nn.Module) -> dict[str, Tensor]:
@@ -46,11 +46,28 @@ def frozen_fingerprint(denoiser: nn.Module) -> str | None:
     frozen = [(name, p) for name, p in _core(denoiser).named_parameters() if not p.requires_grad]
     if not frozen:
         return None
-    digest = hashlib.sha256()
-    for name, parameter in sorted(frozen):
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    return tensors_digest(frozen)
+
+
+@torch.no_grad()
+def unsound_tensors(denoiser: nn.Module) -> list[str]:
+    """The names of parameters with NaN or infinity, and of buffers with NaN (a mask may hold infinity).
+
+    One reduction a tensor, and one look at the outcome.
+    """
+    checks: list[tuple[str, Tensor, Callable[[Tensor], Tensor]]]
+    checks = [(name, value, torch.isfinite) for name, value in denoiser.named_parameters()]
+    checks += [(name, value, _is_number) for name, value in denoiser.named_buffers()]
+    checks = [check for check in checks if check[1].is_floating_point() and check[1].numel()]
+    if not checks:
+        return []
+    # The ends are NaN where any number is.
+    sound = torch.stack([check(torch.stack(value.aminmax())).all() for _, value, check in checks])
+    return [name for (name, *_), whole in zip(checks, sound.tolist(), strict=True) if not whole]
+
+
+def _is_number(values: Tensor) -> Tensor:
+    return ~values.isnan()
 
 
 def _core(denoiser: nn.Module) -> nn.Module:

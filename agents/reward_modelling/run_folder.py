@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,18 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from agents.reward_modelling.config import FREE_ON_RESUME, RewardModelConfig
+from agents.sealed import read_object, read_sealed, seal
 from sepo_env.errors import CheckpointError
 from sepo_env.files import write_atomically
+from sepo_env.paths import check_file
 
 CHECKPOINT_FOLDER = "checkpoints"
 RUN_FILE = "run.json"
-FORMAT = "agents.reward_model/1"
+FORMAT = "agents.reward_model/2"
+# Its file has no seal.
+_UNSEALED_FORMAT = "agents.reward_model/1"
 
+_CURE = "check log_dir, or start without resume"
 _STATE_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 _INDEX = "model.safetensors.index.json"
 
@@ -34,21 +38,20 @@ def claim(folder: Path, config: RewardModelConfig, identity: dict[str, str]) -> 
     check_new(folder)
     description = {"format": FORMAT, "settings": config.to_dict(), **identity}
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / RUN_FILE, json.dumps(description, indent=2).encode())
+    write_atomically(folder / RUN_FILE, seal(description))
 
 
 def check_resumed(folder: Path, config: RewardModelConfig, identity: dict[str, str]) -> None:
     """Raise a CheckpointError unless the folder is that of this run."""
     path = folder / RUN_FILE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        settings = found["settings"]
-        if found["format"] != FORMAT:
-            raise ValueError(f"its format is {found['format']!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            path, f"no run to resume ({error!r})", "check log_dir, or start without resume"
-        ) from error
+    if not path.exists():
+        raise CheckpointError(path, "no run to resume", _CURE)
+    found = read_sealed(path, _CURE, unsealed=_UNSEALED_FORMAT)
+    if found.get("format") not in (FORMAT, _UNSEALED_FORMAT):
+        raise CheckpointError(path, f"its format is not {FORMAT!r}", _CURE)
+    settings = found.get("settings")
+    if not isinstance(settings, dict):
+        raise CheckpointError(path, "it lacks the settings of the run", _CURE)
     pairs = [(name, found.get(name), value) for name, value in identity.items()]
     pairs += [(n, settings.get(n), v) for n, v in config.to_dict().items() if n not in FREE_ON_RESUME]
     differing = [f"{name} was {old!r}, is {new!r}" for name, old, new in pairs if old != new]
@@ -78,14 +81,17 @@ def _step(path: Path) -> int:
 def _fault(path: Path) -> str | None:
     """What a checkpoint lacks; None if it is whole."""
     try:
-        int(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+        int(read_object(path / "trainer_state.json", "pass it over")["global_step"])
         weights = ["model.safetensors"]
         if (path / _INDEX).exists():
-            weights = sorted(set(json.loads((path / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            weights = sorted(set(read_object(path / _INDEX, "pass it over")["weight_map"].values()))
         for name in weights:
-            with safe_open(path / name, framework="pt"):  # reads the header, and compares it with the file's length
+            if Path(name).name != name:
+                raise ValueError(f"its weights are in {name!r}, which is no file of the checkpoint")
+            # Reads the header, and compares it with the file's length.
+            with safe_open(check_file(path / name), framework="pt"):
                 pass
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         return f"{type(error).__name__}: {error}"
     # torch's archives have their table at the end.
     return next((f"{name} is missing or cut off" for name in _STATE_FILES if not zipfile.is_zipfile(path / name)), None)

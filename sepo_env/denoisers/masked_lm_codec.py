@@ -10,12 +10,13 @@ from torch import Tensor
 
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, UnknownNameError
 from sepo_env.hugging_face import encode_texts
+from sepo_env.identity import Identified, describe
 
 _NO_RESIDUES = ("<null_1>", ".", "-", "|")
 """What ESM's alphabet holds besides letters: padding of the alphabet, gaps of alignments, breaks of a chain."""
 
 
-class MaskedLMCodec:
+class MaskedLMCodec(Identified):
     r"""Text to tokens and back through a tokenizer of Hugging Face Transformers, with MASK as the last id.
 
     A model with n ids has V = n - 1 visible tokens. Ids below that of its mask are kept, those above move down by one,
@@ -80,6 +81,15 @@ class MaskedLMCodec:
             raise InvalidArgumentError("every token of the tokenizer is a special one; allow those that are content.")
         self._dropped = specials - {self.mask_id}
         self.prefix, self.suffix = self._find_frame()
+
+    def identity(self) -> dict[str, Any]:
+        """Its tokens, the model's id of each, and which are content."""
+        return {
+            "pieces": describe(tuple(self.pieces())),
+            "ids": describe(self.model_ids()),
+            "content": describe(self.content),
+            "joined": self.joined,
+        }
 
     @property
     def end_token(self) -> int | None:

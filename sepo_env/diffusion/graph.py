@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sepo_env.diffusion.numerics import safe_log, safe_logaddexp
 from sepo_env.diffusion.random import sample_categorical
-from sepo_env.diffusion.schedule import Schedule
+from sepo_env.diffusion.schedule import Schedule, shown_settings
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError, UnknownNameError
 
 
@@ -33,6 +33,10 @@ class Graph(ABC):
     """
 
     num_tokens: int
+
+    def __repr__(self) -> str:
+        """The class and its settings, for one that is no dataclass: nothing of where it lies in memory."""
+        return shown_settings(self)
 
     def __post_init__(self) -> None:
         if self.num_tokens < 2:

@@ -23,6 +23,10 @@ class Schedule(ABC):
     where the result feeds a sampler: near t = 1 log-linear noise loses all digits in float32.
     """
 
+    def __repr__(self) -> str:
+        """The class and its settings, for one that is no dataclass: nothing of where it lies in memory."""
+        return shown_settings(self)
+
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
         r"""Total noise :math:`\sigma(t)`, shape and dtype of ``t``."""
@@ -50,6 +54,16 @@ class Schedule(ABC):
     def inverse_log_one_minus_alpha(self, clock: Tensor) -> Tensor:
         r"""The time at which the absorbing action clock shows ``clock``."""
         return self.inverse_sigma(-torch.log1p(-torch.exp(clock)))
+
+
+def shown_settings(instance: object) -> str:
+    """What the representation of a dataclass would be, for any object.
+
+    >>> shown_settings(LogLinear(eps=0.5))
+    'LogLinear(eps=0.5)'
+    """
+    settings = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(instance).items()))
+    return f"{type(instance).__name__}({settings})"
 
 
 def _require(condition: bool, message: str) -> None:

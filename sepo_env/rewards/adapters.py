@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sepo_env.arguments import Count, Positive, check_fields, checked
 from sepo_env.errors import InvalidArgumentError, RewardError, RewardTimeoutError
+from sepo_env.identity import describe_callable
 from sepo_env.rewards import isolate
 from sepo_env.rewards.base import Reward, RewardRole, check_tokens
 from sepo_env.rewards.cache import DEFAULT_ENTRIES, ValueCache
@@ -134,6 +135,16 @@ class FunctionReward(Reward):
     def score(self, tokens: Tensor) -> Tensor:
         """Return the values of ``tokens``, every one scored anew."""
         return self._score_rows(tokens, list(range(tokens.shape[0])))[0]
+
+    def identity(self) -> dict[str, Any]:
+        """What the function is, and what becomes of sequences that fail; how it is called changes no value."""
+        floored = self.options.on_error == "floor"
+        options = {"on_error": "floor", "floor": self.options.floor} if floored else {}
+        function: Any = self.function.function
+        if isinstance(function, Reward):  # the same as without an option that changes nothing
+            return {**function.identity(), **options}
+        told = describe_callable(function.module if isinstance(function, ModuleReward) else function)
+        return {"name": self.name, "reads": self.function.reads, "function": told, **options}
 
     def close(self) -> None:
         """End the worker processes; the next call starts new ones."""

@@ -1,18 +1,19 @@
 """What every reward is: finished sequences in, one number each out."""
 
 from abc import ABC, abstractmethod
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from sepo_env.errors import InvalidShapeError, InvalidTokensError, RewardError
+from sepo_env.identity import Identified
 from sepo_env.rewards.values import read_values, shorten
 
 RewardRole = Literal["training", "held_out", "any"]
 
 
-class Reward(ABC):
+class Reward(Identified, ABC):
     r"""A score of finished sequences, :math:`R(x_0)`.
 
     Subclasses implement `score`; calling the reward checks the tokens, runs `score` without gradients on a copy of
@@ -39,6 +40,8 @@ class Reward(ABC):
         >>> reward(torch.tensor([[0, 0, 1], [1, 1, 1]])), reward.calls
         (tensor([2., 0.]), 2)
     """
+
+    _not_identity: ClassVar[frozenset[str]] = frozenset({"name", "calls", "failures", "cache_hits"})
 
     name: str
     role: RewardRole = "any"
@@ -82,7 +85,15 @@ class Reward(ABC):
         values = self(tokens)
         return {self.name: values, "reward": values.clone()}
 
-    def close(self) -> None:  # noqa: B027 - most rewards hold nothing that must be ended
+    def identity(self) -> dict[str, Any]:
+        """What this reward is, for JSON: name, class and attributes; a resumed run compares it.
+
+        Of a class of your own the code is told as well. Attributes that scoring assigns (`score` and methods named
+        ``_...``) are left out. Override it where something else decides over the values.
+        """
+        return {"name": self.name, **super().identity()}
+
+    def close(self) -> None:
         """End what runs in the background, such as worker processes; a later call starts it anew."""
 
     def __enter__(self) -> Self:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from sepo_env.arguments import Count, PathArgument, Share, Size, check_fields, checked
 from sepo_env.errors import CheckpointError, InvalidArgumentError, MissingExtraError
+from sepo_env.identity import describe
 from sepo_env.rewards.base import Reward
 from sepo_env.tensorfile import check_tensors, read_tensors
 
@@ -128,6 +130,10 @@ class VaderReward(Reward):
         self.lexicon: Mapping[str, float] = self._analyzer.lexicon
         self._decode = decode
         self.name = name
+
+    def identity(self) -> dict[str, Any]:
+        """Its lexicon."""
+        return {"name": self.name, "rule": "VADER", "lexicon": describe(tuple(sorted(self.lexicon.items())))}
 
     def score(self, tokens: Tensor) -> Tensor:
         """Return the compound scores ``(B,)`` of the decoded texts."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sepo_env.arguments import PathArgument, Size, checked
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
 from sepo_env.hugging_face import load_folder, text_room
+from sepo_env.identity import class_name, describe
 from sepo_env.rewards.base import Reward, RewardRole
 
 Output = Literal["log-odds", "probability"]
@@ -81,6 +82,19 @@ class SequenceClassifierReward(Reward):
             tokenizer.pad_token = fallback if own is None else tokenizer.convert_ids_to_tokens(own)
         # Causal classifiers read the last token that is no padding: theirs must be what texts are padded with.
         model.config.pad_token_id = tokenizer.pad_token_id
+
+    def identity(self) -> dict[str, Any]:
+        """The model's weights, the tokenizer's vocabulary, and what is read off."""
+        vocabulary = tuple(sorted(self.tokenizer.get_vocab().items()))
+        cut = {name: getattr(self.tokenizer, name, None) for name in ("truncation_side", "padding_side")}
+        return {
+            "name": self.name,
+            "model": describe(self.model),
+            "tokenizer": {"class": class_name(type(self.tokenizer)), "vocabulary": describe(vocabulary), **cut},
+            "label": self.label,
+            "output": self.output,
+            "max_length": self.max_length,
+        }
 
     def score(self, tokens: Tensor) -> Tensor:
         """Return the values ``(B,)`` of ``tokens`` ``(B, L)``, computed on their device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,11 @@ class WeightedSum(Reward):
         self.failures += sum(reward.failures - before for reward, before in zip(rewards, failures, strict=True))
         weighted = [term.weight * values[term.name] for term in self._terms]
         return {**values, "reward": torch.stack(weighted).sum(0)}
+
+    def identity(self) -> dict[str, Any]:
+        """The weights, and what each term is."""
+        terms = {term.name: term.reward.identity() for term in self._terms}
+        return {"name": self.name, "weights": self.weights, "terms": terms}
 
     def close(self) -> None:
         """Close every term."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +17,16 @@ from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.diffusion.likelihood import elbo
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError
+from sepo_env.identity import describe, describe_object, is_library
 from sepo_env.rewards import FOR_JUDGING, FOR_TRAINING, Reward, as_reward
 from sepo_env.tasks import metrics
 from sepo_env.tasks.prompts import PromptSet
 
 _MOST_ROWS, _MOST_ENTRIES = 64, 1 << 25
 """Sequences that the denoiser reads at a time for likelihoods, and entries of one table over them."""
+
+_MOST_LETTERS = 64
+"""Tokens that are written out in a description; more are told by a hash."""
 
 MASK_LETTER = "?"
 """Stands for a position that is masked (in states) or free (in prompts)."""
@@ -112,6 +118,43 @@ class Task(ABC):
     def fingerprints(self) -> dict[str, str]:
         """Short hashes, by role, of the user's files that the task runs on in place of its own."""
         return {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What else decides over the task's world, for JSON; a task with options of its own adds them."""
+        return {}
+
+    @property
+    def world(self) -> dict[str, Any]:
+        """What is around the denoiser, for JSON.
+
+        By name: the task's name, alphabet, length and process; `settings`; where they are not ours, the code of task,
+        graph and schedule, with the attributes of these two; `fingerprints`, if any. Prompts and guidance have
+        descriptions of their own; num_steps is a setting of agents.
+        """
+        parts = {"graph": self.process.graph, "schedule": self.process.schedule}
+        own = {role: describe_object(part) for role, part in parts.items() if not is_library(type(part).__module__)}
+        own |= {} if is_library(type(self).__module__) else {"task": describe(type(self))}
+        return {
+            "name": self.name,
+            "alphabet": _letters(self.token_texts),
+            "length": self.length,
+            "process": repr(self.process),
+            "settings": self.settings,
+            **({"own code": own} if own else {}),
+            **({"artefacts": self.fingerprints} if self.fingerprints else {}),
+        }
+
+    def identity(self, pretrained: Any = None) -> dict[str, Any]:
+        """What this task is, for JSON: `world`, and the pretrained denoiser with a hash of its weights.
+
+        An agent is loaded, and a run resumed, in a task of the same identity.
+
+        Args:
+            pretrained: what `sepo_env.identity.describe` says of the pretrained denoiser's ``core``, if at hand; None
+                loads one.
+        """
+        return {**self.world, "denoiser": describe(self.load_denoiser().core) if pretrained is None else pretrained}
 
     @abstractmethod
     def metrics(self, tokens: Tensor, *args: Any, **options: Any) -> dict[str, float]:
@@ -258,3 +301,11 @@ class Task(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(length={self.length}, process={self.process}, num_steps={self.num_steps})"
+
+
+def _letters(token_texts: Sequence[str]) -> str:
+    """All letters, or a fingerprint where there are too many to be read."""
+    if len(token_texts) <= _MOST_LETTERS:
+        return "".join(token_texts)
+    digest = hashlib.sha256(json.dumps(list(token_texts)).encode()).hexdigest()
+    return f"{len(token_texts)} tokens, sha256 {digest[:16]}"

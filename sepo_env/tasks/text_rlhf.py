@@ -177,6 +177,11 @@ class TextRLHFTask(TokenizerTask):
             )
         return found
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Whether a text ends at its end of text, which decides over what rewards read."""
+        return {"end_token": self._end_token}
+
     def make_reward(self, spec: Any = None, **options: Any) -> Reward:
         if spec is None and self.training_reward not in self.rewards():
             raise InvalidArgumentError(

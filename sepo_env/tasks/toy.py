@@ -142,6 +142,11 @@ class ToyTask(AlphabetTask):
             "share_of_a": partial(TokenShare, self.num_tokens),
         }
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the tables were drawn from and mean."""
+        return {"seed": self.seed, "parameterisation": self.parameterisation}
+
     def metrics(self, tokens: Tensor, *, prompt_mask: Tensor | None = None, **options: Any) -> dict[str, float]:
         """Median reward and the diversity of `Task.diversity`, of whole sequences; takes no options."""
         median = float(self.judge(**options)(tokens).median())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from agents import DDPO, PPO, SEPO, Agent, PPOConfig, SEPOConfig
 from agents.recovery import CHECKPOINT_FILE
+from agents.sealed import seal
 from agents.storage import CONFIG_FILE, save_agent
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion import Cosine
@@ -175,7 +176,7 @@ def test_crash_between_the_two_files_leaves_the_old_agent(tmp_path: Path, monkey
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.storage.json.dumps", crash)
+        patch.setattr("agents.storage.seal", crash)
         with pytest.raises(RuntimeError, match="power cut"):
             agent.save(tmp_path)
     assert SEPO.load(tmp_path, device="cpu").sample(9, seed=1) == before
@@ -238,6 +239,9 @@ def test_loading_what_is_no_agent(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no saved agent"):
         SEPO.load(tmp_path)
     (tmp_path / CONFIG_FILE).write_text("[1]")
+    with pytest.raises(CheckpointError, match="it holds a list, not a JSON object"):
+        SEPO.load(tmp_path)
+    (tmp_path / CONFIG_FILE).write_bytes(seal({"format": "theirs"}))
     with pytest.raises(CheckpointError, match="its format is not"):
         SEPO.load(tmp_path)
     small().save(tmp_path)
@@ -283,8 +287,8 @@ def test_damaged_config_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / CONFIG_FILE
     description = json.loads(path.read_text())
     description["config"]["no_such_field"] = 1
-    path.write_text(json.dumps(description))
-    with pytest.raises(UnknownNameError, match="no_such_field"):
+    path.write_bytes(seal(description))
+    with pytest.raises(CheckpointError, match="its settings are not of this version .*'no_such_field'"):
         SEPO.load(tmp_path)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from agents import REINFORCE, Agent
+from agents.sealed import seal
 from agents.storage import CONFIG_FILE
 from agents.train import main
 from sepo_env import tasks
@@ -59,7 +60,9 @@ def test_a_run_is_resumed_on_its_own_artefacts_only(folder, other, tmp_path):
     settings = SMALL | {"log_dir": str(tmp_path / "run")}
     REINFORCE(world(folder), **settings).train(progress=False)
     more = settings | {"num_iterations": 2}
-    with pytest.raises(CheckpointError, match=r"other settings \(task.artefacts.held-out oracle was '\w+', is '\w+'\)"):
+    with pytest.raises(
+        CheckpointError, match=r"other settings \(task.artefacts.held-out oracle was '\w+', is '\w+'; judge."
+    ):
         REINFORCE(world(other), **more).train(resume=True, progress=False)
     with pytest.raises(CheckpointError, match=r"task.artefacts was {.*}, is None"):
         REINFORCE(world(None), **more).train(resume=True, progress=False)
@@ -80,6 +83,6 @@ def test_an_agent_without_a_part_of_its_description_is_refused(tmp_path, name):
     REINFORCE("toy", **SMALL).save(tmp_path)
     description = json.loads((tmp_path / CONFIG_FILE).read_text())
     del description[name]
-    (tmp_path / CONFIG_FILE).write_text(json.dumps(description))
+    (tmp_path / CONFIG_FILE).write_bytes(seal(description))
     with pytest.raises(CheckpointError, match=f"it lacks .*{name}"):
         Agent.load(tmp_path)
