@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -30,6 +29,7 @@ from sepo_env.denoisers import Denoiser
 from sepo_env.device import find_device
 from sepo_env.errors import CheckpointError, DivergenceError, InvalidArgumentError, UnknownNameError
 from sepo_env.identity import describe, is_library
+from sepo_env.paths import as_path
 from sepo_env.rewards import OnError, Reward
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import prompts_fingerprint
@@ -224,9 +224,7 @@ class Agent(ABC):
         """
         self._check_weights("is not saved")
         config = {name: value for name, value in self.config.to_dict().items() if name not in OUTPUT_FIELDS}
-        save_agent(
-            Path(folder).expanduser(), self._describe() | {"config": config}, policy_state(self.denoiser), self.task
-        )
+        save_agent(as_path(folder), self._describe() | {"config": config}, policy_state(self.denoiser), self.task)
 
     @classmethod
     @checked
@@ -253,7 +251,7 @@ class Agent(ABC):
             CheckpointError: not a whole agent, one of another class, or of weights that are not finite; or one of
                 another task, pretrained denoiser or guidance, or of prompts that the registered task does not draw.
         """
-        path = Path(path).expanduser()
+        path = as_path(path)
         description, weights, prompts = load_agent(path)
         kind = agent_class(description["agent"])
         if not issubclass(kind, cls):

@@ -19,7 +19,7 @@ from sepo_env import tasks
 from sepo_env.arguments import shown
 from sepo_env.errors import CheckpointError
 from sepo_env.files import write_atomically, writing
-from sepo_env.paths import check_file
+from sepo_env.paths import check_file, is_folder
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import PromptSet, prompts_fingerprint
 
@@ -142,8 +142,8 @@ def load_agent(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tensor | 
     Raises:
         CheckpointError: neither of the two, or not whole.
     """
-    if path.is_file():
-        parts, metadata = load_checkpoint(path, ["denoiser", "prompts"])
+    if not is_folder(path):
+        parts, metadata = load_checkpoint(check_file(path), ["denoiser", "prompts"])
         return metadata, dict(parts["denoiser"]), parts["prompts"].get(_PROMPTS)
     file = path / CONFIG_FILE
     if not file.exists():
