@@ -17,6 +17,7 @@ from sepo_env.diffusion.process import DenoiserLike
 from sepo_env.diffusion.random import uniforms
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.rewards import Reward
+from sepo_env.rewards.base import RewardRole
 from sepo_env.tasks.alphabet import AlphabetTask
 
 _LETTERS = "ABCD"
@@ -28,13 +29,15 @@ class TableReward(Reward):
     Args:
         table: values in the order of `sepo_env.diffusion.enumeration.all_states`, ``(V ** L,)``.
         num_tokens: V.
+        name: what it is called.
+        role: whether it may train, judge, or both.
     """
 
-    name = "table"
-
-    def __init__(self, table: Tensor, num_tokens: int) -> None:
+    def __init__(self, table: Tensor, num_tokens: int, *, name: str = "table", role: RewardRole = "any") -> None:
         self.table = table
         self.num_ids = self.num_tokens = num_tokens
+        self.name = name
+        self.role = role
 
     def score(self, tokens: Tensor) -> Tensor:
         return self.table.to(tokens.device)[state_index(tokens, self.num_tokens)]
@@ -56,8 +59,9 @@ class ToyTask(AlphabetTask):
     r"""Sequences of 2 to 6 letters, a tabular denoiser and a known reward for each sequence.
 
     The reward is a sum of preferences of single positions and of noise on whole sequences, scaled to 0 (worst) .. 1
-    (best), so that local search alone does not find the best one. Rewards: ``"table"`` (training and judging alike),
-    ``"share_of_a"``.
+    (best), so that local search alone does not find the best one. The judge has the same preferences and other noise:
+    what pleases the one by its noise alone does not please the other. Rewards: ``"table"`` (training),
+    ``"held_out_table"`` (judges, and never trains), ``"share_of_a"``.
 
     Args:
         num_tokens: V, 2 to 4.
@@ -68,7 +72,7 @@ class ToyTask(AlphabetTask):
         parameterisation: what the denoiser's table means.
         prompted: start each episode from a prompt: one position, drawn with its token from the episode's key.
         prompt: given letters with "?" where free, one string or several to draw from; goes before ``prompted``.
-        seed: of the denoiser's table and of the reward's.
+        seed: of the denoiser's table and of the rewards'.
         denoiser: another denoiser of the same space.
         trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
             can do whatever you can.
@@ -84,7 +88,7 @@ class ToyTask(AlphabetTask):
     """
 
     training_reward = "table"
-    held_out_reward = "table"
+    held_out_reward = "held_out_table"
 
     def __init__(
         self,
@@ -120,15 +124,15 @@ class ToyTask(AlphabetTask):
             self.start_from(prompt)
         self.parameterisation: Parameterisation = parameterisation
         self.seed = seed
-        self.reward_table = self._draw_reward_table()
+        self.reward_table, self.held_out_table = self._draw_reward_tables()
 
-    def _draw_reward_table(self) -> Tensor:
+    def _draw_reward_tables(self) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self.seed + 1)
         states = all_states(self.num_tokens, self.length)
         preferences = torch.randn(self.length, self.num_tokens, generator=generator)
-        table = preferences[torch.arange(self.length), states].sum(-1)
-        table = table + torch.randn(len(states), generator=generator)
-        return (table - table.min()) / (table.max() - table.min())
+        preferred = preferences[torch.arange(self.length), states].sum(-1)
+        training = _scaled(preferred + torch.randn(len(states), generator=generator))
+        return training, _scaled(preferred + torch.randn(len(states), generator=generator))
 
     def _load_default_denoiser(self) -> Denoiser:
         generator = torch.Generator().manual_seed(self.seed)
@@ -137,8 +141,10 @@ class ToyTask(AlphabetTask):
         )
 
     def rewards(self) -> Mapping[str, Callable[[], Reward]]:
+        table = partial(TableReward, num_tokens=self.num_tokens)
         return {
-            "table": partial(TableReward, self.reward_table, self.num_tokens),
+            "table": partial(table, self.reward_table, role="training"),
+            "held_out_table": partial(table, self.held_out_table, name="held_out_table", role="held_out"),
             "share_of_a": partial(TokenShare, self.num_tokens),
         }
 
@@ -148,9 +154,13 @@ class ToyTask(AlphabetTask):
         return {"seed": self.seed, "parameterisation": self.parameterisation}
 
     def metrics(self, tokens: Tensor, *, prompt_mask: Tensor | None = None, **options: Any) -> dict[str, float]:
-        """Median reward and the diversity of `Task.diversity`, of whole sequences; takes no options."""
-        median = float(self.judge(**options)(tokens).median())
-        return {"training_median": median, "held_out_median": median, **self.diversity(tokens)}
+        """Medians of both rewards and the diversity of `Task.diversity`, of whole sequences; takes no options."""
+        training, held_out = self.make_reward(**options)(tokens), self.judge(**options)(tokens)
+        return {
+            "training_median": float(training.median()),
+            "held_out_median": float(held_out.median()),
+            **self.diversity(tokens),
+        }
 
     def prompt(self, keys: Tensor) -> Tensor | None:
         if self.prompt_set is not None or not self.conditional:
@@ -199,7 +209,7 @@ class ToyTask(AlphabetTask):
         return torch.stack(laws).mean(0)
 
     def exact_return(self, denoiser: DenoiserLike, num_steps: int | None = None, **options: Any) -> Tensor:
-        r"""The exact objective :math:`J = \sum_x \pi(x) R(x)`, float64 ``()``; options as for `exact_law`."""
+        r"""The exact :math:`J = \sum_x \pi(x) R(x)` of training, float64 ``()``; options as for `exact_law`."""
         return expected_reward(self.exact_law(denoiser, num_steps, **options), self.reward_table)
 
     def exact_gradient(self, denoiser: Denoiser, num_steps: int | None = None, **options: Any) -> dict[str, Tensor]:
@@ -217,3 +227,8 @@ class ToyTask(AlphabetTask):
         prompts = self.all_prompts()[:, None]
         allowed = ((prompts == states) | (prompts == self.num_tokens)).all(-1)
         return float(self.reward_table.expand_as(allowed).masked_fill(~allowed, -torch.inf).amax(-1).mean())
+
+
+def _scaled(table: Tensor) -> Tensor:
+    """From 0 (worst) to 1 (best)."""
+    return (table - table.min()) / (table.max() - table.min())

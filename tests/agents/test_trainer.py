@@ -132,7 +132,10 @@ def test_evaluation_uses_the_training_sampler() -> None:
     values = agent.task.judge()(tokens)
     assert row["held_out_reward"] == float(values.median())
     assert row["held_out_reward_mean"] == pytest.approx(float(values.mean()))
-    assert row["eval_reward"] == float(agent.reward(tokens).median())
+    trained_on = agent.reward(tokens)
+    assert row["eval_reward"] == float(trained_on.median())
+    assert row["eval_reward_mean"] == pytest.approx(float(trained_on.mean()))
+    assert abs(row["eval_reward_mean"] - row["held_out_reward_mean"]) > 0.01  # two rewards, of which one judges
 
 
 def test_kl_column_is_the_path_divergence() -> None:

@@ -10,7 +10,7 @@ from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion.enumeration import all_states
 from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.diffusion.sampler import first_hitting, sample
-from sepo_env.errors import InvalidArgumentError, UnknownOptionError
+from sepo_env.errors import HeldOutRewardError, InvalidArgumentError, UnknownOptionError
 
 
 def double(task):
@@ -95,7 +95,27 @@ def test_rewards_look_the_table_up():
     states = all_states(3, 4)
     assert torch.equal(task.make_reward()(states), task.reward_table)
     assert (float(task.reward_table.min()), float(task.reward_table.max())) == (0.0, 1.0)
+    assert torch.equal(task.judge()(states), task.held_out_table)
     assert task.make_reward("share_of_a")(torch.tensor([[0, 1, 0, 0]])).tolist() == [0.75]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_judge_is_related_to_the_training_reward_and_another_one(seed):
+    task = tasks.make("toy", seed=seed)
+    tables = torch.stack([task.reward_table, task.held_out_table])
+    assert 0.2 < float(tables.corrcoef()[0, 1]) < 0.95
+    assert (float(task.held_out_table.min()), float(task.held_out_table.max())) == (0.0, 1.0)
+    assert (task.make_reward().role, task.judge().role) == ("training", "held_out")
+    with pytest.raises(HeldOutRewardError):
+        task.make_reward("held_out_table")
+    with pytest.raises(HeldOutRewardError):
+        task.judge("table")
+
+
+def test_the_training_table_is_the_one_that_it_was():
+    """Figures of runs on the toy stay comparable."""
+    table = tasks.make("toy", num_tokens=2, length=2).reward_table
+    torch.testing.assert_close(table, torch.tensor([0.594657, 0.937752, 0.0, 1.0]), rtol=1e-5, atol=1e-6)
 
 
 def test_seeds_fix_the_world():
@@ -113,7 +133,8 @@ def test_metrics_are_those_of_the_tokens():
     assert figures["uniqueness"] == pytest.approx(2 / 3)
     assert figures["mean_hamming"] == pytest.approx(2 / 3)
     assert figures["nearest_hamming"] == pytest.approx(1 / 3)
-    assert figures["held_out_median"] == pytest.approx(float(task.reward_table[0]))
+    assert figures["training_median"] == pytest.approx(float(task.reward_table[0]))
+    assert figures["held_out_median"] == pytest.approx(float(task.held_out_table[0]))
 
 
 @pytest.mark.parametrize("options", [{"num_tokens": 5}, {"num_tokens": 1}, {"length": 1}, {"length": 7}])
