@@ -6,7 +6,6 @@ import inspect
 import itertools
 import json
 import os
-import re
 from functools import partial
 from pathlib import Path
 
@@ -205,13 +204,3 @@ def test_every_field_is_documented(config_class: type[AgentConfig]) -> None:
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
                 documented.add(field.target.id)
     assert {field.name for field in dataclasses.fields(config_class)} <= documented
-
-
-@pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS)
-def test_every_field_is_read(config_class: type[AgentConfig], project_root: Path) -> None:
-    """A field that nobody reads would be a promise that nobody keeps."""
-    sources = "\n".join(path.read_text() for path in (project_root / "agents").rglob("*.py"))
-    # Checking a range is not reading it.
-    sources = "\n".join(line for line in sources.splitlines() if "_require" not in line and "for name in" not in line)
-    for field in dataclasses.fields(config_class):
-        assert re.search(rf"(config|self)\.{field.name}\b", sources), f"{field.name} is never read"
