@@ -73,7 +73,7 @@ def state_laws(
         length: L.
         num_steps: K.
         kernel: how a step is discretised.
-        prompt: int64 ``(L,)``; visible tokens are clamped, any other number is free.
+        prompt: int64 ``(L,)``; visible tokens are clamped, V and -1 are free.
 
     Yields:
         For k = 0 .. K-1: probabilities of all states before the step, float64 ``(W ** L,)``; t and s, float64 ``(1,)``;
@@ -86,7 +86,7 @@ def state_laws(
     before, after = _transitions(process, length)
     clamped = torch.zeros(length, dtype=torch.bool)
     if prompt is not None:
-        clamped = (prompt >= 0) & (prompt < graph.num_tokens)
+        clamped = graph.given(prompt)
         unchanged = ((before == after) | ~clamped).all(-1)
         before, after = before[unchanged], after[unchanged]
     source, target = state_index(before, graph.vocab_size), state_index(after, graph.vocab_size)
@@ -144,7 +144,7 @@ def first_hitting_law(
     states = all_states(graph.vocab_size, length)
     clamped = torch.zeros(length, dtype=torch.bool)
     if prompt is not None:
-        clamped = (prompt >= 0) & (prompt < graph.num_tokens)
+        clamped = graph.given(prompt)
     ones = torch.ones(len(states), dtype=torch.float64)
     output = process.evaluate(denoiser, states, ones, clamped.expand_as(states)).double()
     posterior = process.log_posterior(

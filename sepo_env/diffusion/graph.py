@@ -17,7 +17,16 @@ from torch import Tensor
 from sepo_env.diffusion.numerics import safe_log, safe_logaddexp
 from sepo_env.diffusion.random import sample_categorical
 from sepo_env.diffusion.schedule import Schedule, shown_settings
-from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError, UnknownNameError
+from sepo_env.errors import (
+    InvalidArgumentError,
+    InvalidPromptError,
+    InvalidShapeError,
+    InvalidTokensError,
+    UnknownNameError,
+)
+
+FREE = -1
+"""Stands for a free position of a prompt on any graph, as the id V does."""
 
 
 def per_position(values: Tensor, like: Tensor) -> Tensor:
@@ -91,6 +100,22 @@ class Graph(ABC):
     def noise(self, x_0: Tensor, alpha: Tensor, uniforms: Tensor) -> Tensor:
         r"""Draw :math:`x_t \sim q_t(\cdot | x_0)`: tokens and uniforms ``(B, L)``, alpha ``(B,)`` -> ``(B, L)``."""
         return sample_categorical(self.log_forward(x_0, alpha), uniforms)
+
+    def given(self, prompt: Tensor) -> Tensor:
+        """Where a prompt gives a token, bool of its shape: ids 0 .. V-1 are given, V and -1 are free.
+
+        Raises:
+            InvalidPromptError: another dtype than int64, or another id, as those of another vocabulary have.
+        """
+        if prompt.dtype != torch.int64:
+            raise InvalidPromptError(f"the prompt has dtype {prompt.dtype}, expected torch.int64; cast with .long().")
+        low, high = (int(prompt.min()), int(prompt.max())) if prompt.numel() else (0, 0)
+        if low < FREE or high > self.num_tokens:
+            raise InvalidPromptError(
+                f"the prompt holds the id {low if low < FREE else high}, but tokens are 0 to {self.num_tokens - 1} and "
+                f"{self.num_tokens} or {FREE} is a free position; encode it with the alphabet of this graph."
+            )
+        return (prompt >= 0) & (prompt < self.num_tokens)
 
     def check_tokens(self, tokens: Tensor, name: str = "tokens") -> None:
         """Refuse anything but int64 ``(B, L)`` in range.

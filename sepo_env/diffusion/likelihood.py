@@ -13,7 +13,7 @@ from torch import Tensor
 from sepo_env.diffusion import kernel as kernels
 from sepo_env.diffusion.graph import Absorbing, per_position
 from sepo_env.diffusion.process import DenoiserLike, DiffusionProcess
-from sepo_env.diffusion.random import keys_from_seed, uniforms
+from sepo_env.diffusion.random import row_keys, uniforms
 from sepo_env.diffusion.sampler import ReverseStep
 from sepo_env.errors import InvalidArgumentError
 
@@ -126,7 +126,7 @@ def elbo(
     """
     process.graph.check_tokens(x_0, "x_0")
     free = torch.ones_like(x_0, dtype=torch.bool) if prompt_mask is None else ~prompt_mask
-    keys = keys_from_seed(torch.arange(seed, seed + len(x_0), device=x_0.device))
+    keys = row_keys(seed, len(x_0), x_0.device)
     grid = process.time_grid(num_steps, x_0.device)
     ones = torch.ones(len(x_0), dtype=torch.float64, device=x_0.device)
     truth = torch.nn.functional.one_hot(x_0, process.graph.vocab_size)[..., : process.graph.num_tokens].double().log()

@@ -11,6 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import Seed, check_argument
+from sepo_env.errors import InvalidArgumentError
+
 # The constants are SplitMix64's; int64 holds them in two's complement, and int64 products wrap as uint64 ones do.
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
 _MULTIPLIER_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
@@ -31,15 +34,35 @@ def keys_from_seed(seeds: Tensor, episodes: Tensor | int = 0) -> Tensor:
     """One key for each (seed, episode) pair.
 
     Args:
-        seeds: int64 ``(B,)``.
+        seeds: int64 ``(B,)``, 0 or more.
         episodes: int64 ``(B,)`` or one number; how often that seed's environment has been reset before.
 
     Returns:
         Keys, int64 ``(B,)``.
+
+    Raises:
+        InvalidArgumentError: seeds that are negative, or of another dtype.
     """
+    if seeds.dtype != torch.int64 or (seeds.numel() and int(seeds.min()) < 0):
+        low = f", the lowest {seeds.min()}" if seeds.numel() else ""
+        raise InvalidArgumentError(f"the seeds are {seeds.dtype}{low}; give int64 of at least 0.")
     # As a tensor: a product of Python's own numbers would outgrow 64 bits instead of wrapping.
     episodes = torch.as_tensor(episodes, device=seeds.device)
     return _mix(_mix(seeds + _GOLDEN_GAMMA) + _GOLDEN_GAMMA * (episodes + 1))
+
+
+def row_keys(seed: int, number: int, device: torch.device | str | None = None) -> Tensor:
+    """Keys of the seeds ``seed``, ``seed + 1`` and so on, one for each of ``number`` rows: int64 ``(number,)``.
+
+    Raises:
+        InvalidArgumentError: one of the seeds is outside of 0 .. 2^63 - 1.
+
+    >>> bool((row_keys(3, 2) == keys_from_seed(torch.tensor([3, 4]))).all())
+    True
+    """
+    first = check_argument("seed", seed, Seed)
+    check_argument("the last row's seed", first + max(number, 1) - 1, Seed)
+    return keys_from_seed(first + torch.arange(number, device=device))
 
 
 def uniforms(keys: Tensor, counter: Tensor | int, num: int) -> Tensor:

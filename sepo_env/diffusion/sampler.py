@@ -17,7 +17,7 @@ from sepo_env.diffusion import kernel as kernels
 from sepo_env.diffusion.graph import Absorbing
 from sepo_env.diffusion.kernel import StepLaw
 from sepo_env.diffusion.process import DenoiserLike, DiffusionProcess, Kernel
-from sepo_env.diffusion.random import keys_from_seed, sample_categorical, uniforms
+from sepo_env.diffusion.random import row_keys, sample_categorical, uniforms
 from sepo_env.errors import InvalidArgumentError, InvalidPromptError, InvalidShapeError
 
 
@@ -53,14 +53,14 @@ def initial_tokens(
         process: the diffusion process.
         keys: int64 ``(B,)``; the prior uses counter 0 of each key.
         length: L.
-        prompt: int64 ``(L,)`` or ``(B, L)``; visible tokens are given, any other number (MASK, or -1) is free.
+        prompt: int64 ``(L,)`` or ``(B, L)``; visible tokens are given, V (MASK) and -1 are free.
 
     Returns:
         Tokens int64 ``(B, L)`` and the clamped positions, bool ``(B, L)``.
 
     Raises:
         InvalidShapeError: a prompt of another shape.
-        InvalidPromptError: a prompt that leaves nothing to generate.
+        InvalidPromptError: a prompt with other ids, or one that leaves nothing to generate.
     """
     tokens = process.graph.prior(uniforms(keys, 0, length))
     if prompt is None:
@@ -68,7 +68,7 @@ def initial_tokens(
     if prompt.shape not in (tokens.shape, tokens.shape[1:]):
         raise InvalidShapeError("prompt", prompt.shape, f"{(length,)} or {tuple(tokens.shape)}")
     prompt = prompt.to(tokens.device).expand_as(tokens)
-    clamped = (prompt >= 0) & (prompt < process.graph.num_tokens)
+    clamped = process.graph.given(prompt)
     if bool(clamped.all(-1).any()):
         raise InvalidPromptError(
             "the prompt gives every position, so that nothing is left to generate; free some with MASK (or -1)."
@@ -212,7 +212,7 @@ def sample(
     tensor([[2, 2, 2],
             [2, 2, 2]])
     """
-    keys = keys_from_seed(torch.arange(seed, seed + num_samples, device=device))
+    keys = row_keys(seed, num_samples, device)
     tokens, clamped = initial_tokens(process, keys, length, prompt)
     for step in reverse_steps(
         process,
@@ -292,7 +292,7 @@ def first_hitting(
     Returns:
         Clean tokens, int64 ``(num_samples, L)``; the network is evaluated once for each position to fill.
     """
-    keys = keys_from_seed(torch.arange(seed, seed + num_samples, device=device))
+    keys = row_keys(seed, num_samples, device)
     tokens, clamped = initial_tokens(process, keys, length, prompt)
     t = torch.ones(num_samples, dtype=torch.float64, device=tokens.device)
     for k in range(int(process.graph.can_jump(tokens).sum(-1).max())):

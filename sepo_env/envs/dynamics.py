@@ -142,10 +142,10 @@ class Dynamics:
 
         Args:
             keys: int64 ``(B,)``.
-            prompt: int64 ``(L,)`` or ``(B, L)``, visible tokens where given, any other number where free; or None.
+            prompt: int64 ``(L,)`` or ``(B, L)``, visible tokens where given, V or -1 where free; or None.
 
         Raises:
-            InvalidPromptError: another shape or dtype, or nothing left to generate.
+            InvalidPromptError: another shape, dtype or id, or nothing left to generate.
         """
         if prompt is not None:
             shapes = ((self.length,), (len(keys), self.length))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sepo_env import tasks
+from sepo_env.arguments import Seed, check_argument
 from sepo_env.denoisers import Denoiser
 from sepo_env.diffusion import Schedule
 from sepo_env.diffusion.random import keys_from_seed
@@ -19,8 +20,6 @@ from sepo_env.errors import ArtefactsError, InvalidArgumentError
 from sepo_env.rewards import OnError
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import resolve_prompts
-
-_SEED_BITS = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -142,34 +141,50 @@ class Episodes:
         return self.num_envs, self.task.length, self.dynamics.num_actions
 
     def seed(self, seeds: Sequence[int | None]) -> None:
-        """Restart the random stream of every row that gets a seed; None goes on with the old one."""
-        for row, seed in enumerate(seeds):
-            if seed is not None:
-                self.seeded = True
-                self._seeds[row] = seed & _SEED_BITS
-                self._episodes[row] = -1
+        """Restart the random stream of every row that gets a seed; None goes on with the old one.
 
-    def reset(self, rows: Tensor | None = None, prompt: Any = None) -> State:
+        Raises:
+            InvalidArgumentError: another number of seeds, or one outside of 0 .. 2^63 - 1.
+        """
+        self._seeds, self._episodes, self.seeded = self._streams(seeds)
+
+    def _streams(self, seeds: Sequence[int | None]) -> tuple[Tensor, Tensor, bool]:
+        """Seeds and numbers of the episodes, ``(B,)`` each, after such a restart, and whether any row has a seed."""
+        checked_seeds = [check_argument("seed", seed, Seed | None) for seed in seeds]
+        if len(checked_seeds) != self.num_envs:
+            raise InvalidArgumentError(f"{len(checked_seeds)} seeds for {self.num_envs} rows; give one for each.")
+        new = torch.tensor([seed or 0 for seed in checked_seeds], device=self.device)
+        given = torch.tensor([seed is not None for seed in checked_seeds], device=self.device)
+        episodes = self._episodes.masked_fill(given, -1)
+        return torch.where(given, new, self._seeds), episodes, self.seeded or bool(given.any())
+
+    def reset(self, rows: Tensor | None = None, prompt: Any = None, seeds: Sequence[int | None] | None = None) -> State:
         """Start new episodes, in some rows (bool ``(B,)``) or in all.
 
         Args:
             rows: which ones; the others go on.
             prompt: one for all rows or one for each, as `sepo_env.tasks.prompts.resolve_prompts` takes them; it holds
                 for these episodes only and goes before the task's own. None: what the task draws, if anything.
+            seeds: one for each row, as `seed` takes them, before the episodes start; None: all streams go on.
+
+        If it raises, seeds and episodes are as they were before.
 
         Raises:
             InvalidPromptError: the prompt does not fit the task, or leaves nothing to generate.
+            InvalidArgumentError: seeds that `seed` refuses.
         """
-        episodes = self._episodes + 1
-        keys = keys_from_seed(self._seeds, episodes)
+        own_seeds, before, seeded = (
+            (self._seeds, self._episodes, self.seeded) if seeds is None else self._streams(seeds)
+        )
+        episodes = before + 1
+        keys = keys_from_seed(own_seeds, episodes)
         # Numbered as the row's own episodes: rows that are reset one by one still meet the same prompts in turn.
-        prompt_keys = keys_from_seed(self._seeds[self._first_of_group], episodes)
+        prompt_keys = keys_from_seed(own_seeds[self._first_of_group], episodes)
         fresh = self.dynamics.initial(keys, resolve_prompts(self.task, prompt, prompt_keys))
-        if rows is None or self.state is None:
-            self.state, self._episodes = fresh, episodes
-        else:
-            self.state = fresh.where(rows, self.state)
-            self._episodes = torch.where(rows, episodes, self._episodes)
+        if rows is not None and self.state is not None:
+            fresh = fresh.where(rows, self.state)
+            episodes = torch.where(rows, episodes, before)
+        self.state, self._seeds, self._episodes, self.seeded = fresh, own_seeds, episodes, seeded
         return self.state
 
     def step(self, rates: Tensor) -> Outcome:
@@ -217,7 +232,9 @@ class Episodes:
         state = self.running_state()
         denoiser = self.task.denoiser.to(self.device)
         following = None if self.dynamics.sampler == "first-hitting" else self.dynamics.next_time(state)
-        rates = self.task.process.rates(denoiser, state.tokens, state.time, following, state.prompt_mask)
+        # Copies: a denoiser that writes into what it reads changes no episode.
+        tokens, given = state.tokens.clone(), state.prompt_mask.clone()
+        rates = self.task.process.rates(denoiser, tokens, state.time.clone(), following, given)
         if self.dynamics.remask:
             rates = torch.nn.functional.pad(rates, (0, 1))
         return rates.float()

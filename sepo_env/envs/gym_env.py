@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import gymnasium as gym
 import numpy.typing as npt
 from gymnasium.error import ResetNeeded
 
+from sepo_env.arguments import Seed, check_argument
 from sepo_env.envs import spaces
 from sepo_env.envs.actions import Rates, as_rates
 from sepo_env.envs.episodes import Episodes, Outcome
@@ -18,6 +20,8 @@ from sepo_env.tasks import Task
 Observation = dict[str, npt.NDArray[Any]]
 
 RENDER_MODES = ["ansi", "rgb_array"]
+SEEDS = 1 << 63
+"""How many seeds there are."""
 
 
 class DiffusionEnv(gym.Env[Observation, Rates]):
@@ -57,8 +61,8 @@ class DiffusionEnv(gym.Env[Observation, Rates]):
     ## Starting State
 
     All positions masked (absorbing) or uniformly random (uniform). ``reset(options={"prompt": ...})`` clamps given
-    positions for one episode: a string with the task's ``mask_letter`` where free, or token ids with any other number
-    where free. It goes before a prompt that the task draws (such as the ``prompt``, ``flanks`` and ``motifs`` of
+    positions for one episode: a string with the task's ``mask_letter`` where free, or token ids with V or -1 where
+    free. It goes before a prompt that the task draws (such as the ``prompt``, ``flanks`` and ``motifs`` of
     ``DNAEnhancer-v0``). Where the observation does not show it, the ``info`` of the reset then holds ``prompt_mask``,
     bool ``(L,)``.
     ``reset(seed=s)`` restarts the random stream, ``reset()`` goes on with it.
@@ -102,16 +106,15 @@ class DiffusionEnv(gym.Env[Observation, Rates]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; see Starting State."""
         prompt = check_reset_options(options, {"prompt"}).get("prompt")
-        super().reset(seed=seed)
-        if seed is not None:
-            self.episodes.seed([seed])
-        elif not self.episodes.seeded or self.np_random_seed == -1:
-            self.episodes.seed([root_seed(self)])
-        state = self.episodes.reset(prompt=prompt)
+        seed = check_argument("seed", seed, Seed | None)
+        fresh = seed is None and (not self.episodes.seeded or self.np_random_seed == -1)
+        seeds = [root_seed(self) if fresh else seed]
+        state = self.episodes.reset(prompt=prompt, seeds=seeds)
+        super().reset(seed=seed)  # last, so that a bad prompt leaves everything as it was
         self._running = True
         # An observation that shows the mask needs no second one, which readers of infos would write over it.
         hidden = not self.episodes.conditional and bool(state.prompt_mask.any())
-        return self._observe(), {"prompt_mask": state.prompt_mask[0].cpu().numpy()} if hidden else {}
+        return self._observe(), {"prompt_mask": state.prompt_mask[0].cpu().numpy().copy()} if hidden else {}
 
     def step(self, action: Rates) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Hold the rates ``action`` ``(L, A)`` over one step; see Action Space."""
@@ -159,7 +162,7 @@ def root_seed(env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]) -> i
     """
     if env.np_random_seed == -1:
         return int(env.np_random.integers(2**63))
-    return int(env.np_random_seed)  # type: ignore[arg-type]
+    return int(env.np_random_seed) % SEEDS  # type: ignore[arg-type]
 
 
 def check_render_mode(render_mode: str | None) -> None:
@@ -172,13 +175,14 @@ def check_reset_options(options: dict[str, Any] | None, known: set[str]) -> dict
     """The options of a reset, {} for None.
 
     Raises:
-        UnknownNameError: one that nobody reads.
+        InvalidArgumentError: no dictionary.
+        UnknownNameError: an option that nobody reads.
     """
-    options = options or {}
-    for name in options:
+    given = check_argument("options", options, Mapping[str, Any] | None) or {}
+    for name in given:
         if name not in known:
             raise UnknownNameError("reset option", name, known)
-    return options
+    return dict(given)
 
 
 def final_infos(outcome: Outcome) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from sepo_env.arguments import shown
+from sepo_env.arguments import Seed, check_argument, checked, shown
 from sepo_env.envs.dynamics import State
 from sepo_env.envs.episodes import Episodes
 from sepo_env.envs.rate_spec import RateSpec
@@ -117,18 +117,26 @@ class TorchRLEnv(EnvBase):
         )
 
     def _as_tensordict(self, state: State, log_prob: Tensor, **entries: Tensor) -> TensorDict:
+        # Copies: whoever writes into what was seen changes no episode.
         seen = {
-            "tokens": state.tokens,
+            "tokens": state.tokens.clone(),
             "time": state.time[:, None].float(),
             "transition_log_prob": log_prob,
         }
         if self.episodes.conditional:
-            seen["prompt_mask"] = state.prompt_mask
+            seen["prompt_mask"] = state.prompt_mask.clone()
         return TensorDict({**seen, **entries}, batch_size=self.batch_size, device=self.device)
+
+    @checked
+    def set_seed(self, seed: Seed | None = None, static_seed: bool = False) -> int | None:
+        """Seed row i with ``seed + i``, and return the seed that TorchRL takes next; None changes nothing."""
+        following: int | None = super().set_seed(seed, static_seed)
+        return following
 
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
-            self.episodes.seed([seed + env for env in range(self.batch_size[0])])
+            check_argument("the last row's seed", seed + self.batch_size[0] - 1, Seed)
+            self.episodes.seed([seed + row for row in range(self.batch_size[0])])
 
     def pretrained_action(self) -> Tensor:
         """The pretrained denoiser's action in the present states, float32 ``(B, L, A)``: its ancestral sampler."""

@@ -13,11 +13,13 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from sepo_env.arguments import Seed, check_argument, shown
 from sepo_env.envs import spaces
 from sepo_env.envs.actions import Rates, as_rates
 from sepo_env.envs.episodes import Episodes
 from sepo_env.envs.gym_env import (
     RENDER_MODES,
+    SEEDS,
     Observation,
     check_render_mode,
     check_reset_options,
@@ -125,9 +127,10 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
         options = check_reset_options(options, {"prompt", "reset_mask"})
         rows = self._reset_rows(options.get("reset_mask"))
         seeds = self._seeds(seed)
-        if seeds is not None:
-            self.episodes.seed([own if row else None for own, row in zip(seeds, rows, strict=True)])
-        infos = self._begin(rows, options.get("prompt"))
+        chosen = None if seeds is None else [own if row else None for own, row in zip(seeds, rows, strict=True)]
+        infos = self._begin(rows, options.get("prompt"), chosen)
+        # Last, so that a bad prompt leaves everything as it was.
+        super().reset(seed=None if seed is None else next((own for own in seeds or () if own is not None), None))
         return self._observe(), infos
 
     def step(self, actions: Rates) -> Step:
@@ -176,8 +179,8 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
         """Stop what the reward runs in the background."""
         self.episodes.close()
 
-    def _begin(self, rows: Flags, prompt: Any) -> dict[str, Any]:
-        state = self.episodes.reset(torch.from_numpy(rows).to(self.episodes.device), prompt)
+    def _begin(self, rows: Flags, prompt: Any, seeds: Sequence[int | None] | None = None) -> dict[str, Any]:
+        state = self.episodes.reset(torch.from_numpy(rows).to(self.episodes.device), prompt, seeds)
         self._running = self._running | rows
         prompted = state.prompt_mask.any(-1).cpu().numpy() & rows
         if self.episodes.conditional or not prompted.any():
@@ -188,7 +191,10 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
     def _reset_rows(self, reset_mask: Any) -> Flags:
         if reset_mask is None:
             return np.ones(self.num_envs, dtype=np.bool_)
-        rows = np.asarray(reset_mask)
+        try:
+            rows = np.asarray(reset_mask)
+        except ValueError as error:  # ragged lists
+            raise InvalidArgumentError(f"reset_mask is {shown(reset_mask)}, no array; give flags.") from error
         if rows.shape != (self.num_envs,) or rows.dtype != np.bool_ or not rows.any():
             raise InvalidArgumentError(
                 f"reset_mask is {rows.dtype} of shape {rows.shape}; give bool ({self.num_envs},), not all False."
@@ -197,18 +203,22 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None] | None:
         """One seed an environment, or None where all streams go on."""
-        if seed is None or isinstance(seed, int):
-            super().reset(seed=seed)
-            if seed is None and self.episodes.seeded and self.np_random_seed != -1:
+        if isinstance(seed, (np.ndarray, range)):
+            seed = np.asarray(seed).tolist()
+        given = check_argument("seed", seed, Seed | Sequence[Seed | None] | None)
+        if given is None:
+            if self.episodes.seeded and self.np_random_seed != -1:
                 return None
             first = root_seed(self)
-            return [first + env for env in range(self.num_envs)]
-        seeds = list(seed)
+            return [(first + env) % SEEDS for env in range(self.num_envs)]
+        if isinstance(given, int):
+            check_argument("the last environment's seed", given + self.num_envs - 1, Seed)
+            return [given + env for env in range(self.num_envs)]
+        seeds = list(given)
         if len(seeds) != self.num_envs:
             raise InvalidArgumentError(
                 f"{len(seeds)} seeds for {self.num_envs} environments; give one (or None) for each."
             )
-        super().reset(seed=next((own for own in seeds if own is not None), None))
         return seeds
 
     def _observe(self) -> Observation:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import Seed, Size, checked
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.diffusion.likelihood import elbo
@@ -167,8 +168,9 @@ class Task(ABC):
                 None: what is said of a sampler's own words (likelihoods, distinct-n) leaves them out.
         """
 
+    @checked
     def log_likelihood(
-        self, tokens: Tensor, *, num_steps: int | None = None, prompt_mask: Tensor | None = None, seed: int = 0
+        self, tokens: Tensor, *, num_steps: Size | None = None, prompt_mask: Tensor | None = None, seed: Seed = 0
     ) -> Tensor:
         r"""The pretrained denoiser's bound on :math:`\log \pi_K(x_0 | prompt)`, float64 ``(B,)``, nats a sequence.
 

@@ -87,8 +87,7 @@ def resolve_prompts(task: Task, prompt: Any, keys: Tensor) -> Tensor | None:
     Args:
         task: says how strings are read, and which prompts it draws where none is given.
         prompt: a string, for all episodes; B strings, or None for those that get the task's own; int64 ``(L,)`` or
-            ``(B, L)``, as an array, a tensor or lists, with any other number than a visible token (V, or -1) where
-            free; None: the task's own for all.
+            ``(B, L)``, as an array, a tensor or lists, with V or -1 where free; None: the task's own for all.
         keys: int64 ``(B,)``; the task draws its own prompts with them.
 
     Returns:
@@ -96,8 +95,8 @@ def resolve_prompts(task: Task, prompt: Any, keys: Tensor) -> Tensor | None:
         draws none.
 
     Raises:
-        InvalidPromptError: another number of prompts, another length or dtype, or a letter that the task does not
-            have.
+        InvalidPromptError: another number of prompts, another length or dtype, or a letter or an id that the task
+            does not have.
     """
     own = task.prompt(keys) if task.conditional else None
     if prompt is None:
@@ -120,7 +119,7 @@ def resolve_prompts(task: Task, prompt: Any, keys: Tensor) -> Tensor | None:
     if tokens.ndim == 2:
         _check_number(len(tokens), len(keys))
     tokens = tokens.to(keys.device).expand_as(free)
-    return torch.where((tokens >= 0) & (tokens < task.num_tokens), tokens, free)
+    return torch.where(task.process.graph.given(tokens), tokens, free)
 
 
 def _holds_strings(prompt: Any) -> bool:

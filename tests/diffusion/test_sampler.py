@@ -120,9 +120,21 @@ def test_waiting_time_of_the_first_jump():
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: str(p.graph))
+@pytest.mark.parametrize("bad", [[1, -1, 7], [-2, -1, 0], [9, 9, 9], [[1, -1, -1], [1, -1, 3]]])
+def test_ids_of_another_vocabulary_are_no_free_positions(process, bad):
+    keys = keys_from_seed(torch.arange(2))
+    with pytest.raises(InvalidPromptError, match="the prompt holds the id"):
+        initial_tokens(process, keys, 3, torch.tensor(bad))
+    for dtype in (torch.float32, torch.int32, torch.bool):
+        with pytest.raises(InvalidPromptError, match="dtype"):
+            initial_tokens(process, keys, 3, torch.zeros(3, dtype=dtype))
+    assert initial_tokens(process, keys, 3, torch.tensor([1, 2, -1]))[1].tolist() == [[True, False, False]] * 2
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: str(p.graph))
 def test_prompts_are_clamped_and_condition_the_law(process):
     denoiser = table(process)
-    prompt = torch.tensor([1, -1, 7])
+    prompt = torch.tensor([1, -1, 2])
     law = ancestral_law(process, denoiser, 3, 4, prompt=prompt).detach()
     assert law.sum() == pytest.approx(1.0)
     samples = sample(process, denoiser, 20_000, 3, num_steps=4, prompt=prompt)

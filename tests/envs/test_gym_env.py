@@ -276,11 +276,32 @@ def test_the_task_draws_prompts_of_its_own():
     assert given["tokens"].tolist() == [0, 1, 3, 3]
 
 
-@pytest.mark.parametrize("prompt", ["ABCA", "AB", "AXCA", "ABC??", np.array([0.5, 1, 1, 1]), [[0, 3, 3, 3]] * 2])
-def test_a_prompt_that_does_not_fit_is_refused(prompt):
-    env = toy()
-    with pytest.raises(InvalidPromptError):
+NO_PROMPTS = [
+    *("ABCA", "AB", "AXCA", "ABC??", b"A???", 3, 0.5, object(), {}, {"A": 1}, [], [[]], ["A???", 3], [None, 0]),
+    *([0, 1], [[0, 3], [1]], [[[0, 3, 3, 3]]], [[0, 3, 3, 3]] * 2, ["A???"] * 2, lambda: "A???"),
+    *(np.array([0.5, 1, 1, 1]), np.ones(4, bool), np.ones(4, complex), np.array(["A", "?", "?", "?"]), torch.ones(4)),
+    # Ids of another vocabulary, all of them or one: they are no free positions.
+    *([7, 8, 9, 10], [0, 3, 3, 4], [0, 3, 3, -2], torch.full((4,), 101), np.full(4, 50256), [0, 1, 2, -100]),
+]
+
+
+@pytest.mark.parametrize("prompt", NO_PROMPTS)
+@pytest.mark.parametrize("graph", ["absorbing", "uniform"])
+def test_a_prompt_that_does_not_fit_is_named_and_the_episode_goes_on(prompt, graph):
+    env, twin = toy(graph=graph), toy(graph=graph)
+    env.reset(seed=0), twin.reset(seed=0)
+    with pytest.raises(InvalidPromptError) as caught:
         env.reset(options={"prompt": prompt})
+    assert "\n" not in str(caught.value)
+    assert data_equivalence(play(env), play(twin), exact=True)
+
+
+@pytest.mark.parametrize("options", [3, "prompt", [("prompt", "A???")], object(), True])
+def test_options_of_a_reset_are_a_dictionary(options):
+    with pytest.raises(InvalidArgumentError, match=r"^options is .* but must be a mapping, or None"):
+        toy().reset(options=options)
+    with pytest.raises(InvalidArgumentError, match=r"^options is .* but must be a mapping, or None"):
+        gym.make_vec("ToyCTMC-v0", num_envs=2).reset(options=options)
 
 
 def test_a_reset_option_that_nobody_reads_is_refused():

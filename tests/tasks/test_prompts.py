@@ -139,7 +139,7 @@ def test_prompts_in_every_spelling():
         ["A??C"] * 3,
         "A??C",
         [0, 3, -1, 2],
-        np.array([[0, 9, 3, 2]] * 3),
+        np.array([[0, -1, 3, 2]] * 3),
         torch.tensor([0, 3, 3, 2], dtype=torch.int32),
         ("A??C",) * 3,
     ]
