@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,8 @@ from torch import Tensor
 from sepo_env.errors import CheckpointError, InvalidTokensError, MissingExtraError
 from sepo_env.files import replacing
 from sepo_env.hub import local_path
-from sepo_env.paths import as_path
+from sepo_env.paths import as_path, is_folder
+from sepo_env.textfile import read_json_object, without_marks
 
 EXTRA = "hf"
 # What tokenizers without a maximum call theirs is 1e30.
@@ -68,12 +68,10 @@ def quiet() -> Iterator[ModuleType]:
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """A folder's config.json; None where there is none, or another kind of file."""
-    file = as_path(path) / "config.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json_object(as_path(path) / "config.json")
+    except CheckpointError:
         return None
-    return found if isinstance(found, dict) else None
 
 
 def is_masked_lm_type(config: Mapping[str, Any]) -> bool:
@@ -124,7 +122,7 @@ def load_folder(
     if remote and not trust_remote_code:
         programs = ", ".join(sorted(map(str, remote.values())))
         trust = f"read the Python code that it brings ({programs}), and if you trust it give trust_remote_code=True"
-    with quiet() as transformers:
+    with quiet() as transformers, without_marks(path) as folder:
         model_type = config.get("model_type")
         known = isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
         if trust and not known:
@@ -135,9 +133,9 @@ def load_folder(
             auto_class = next((name for name in ("AutoModelForCausalLM", "AutoModel") if name in remote), auto_class)
         common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
         try:
-            built = transformers.AutoConfig.from_pretrained(str(path), **common, **settings)
+            built = transformers.AutoConfig.from_pretrained(str(folder), **common, **settings)
             model, info = getattr(transformers, auto_class).from_pretrained(
-                str(path),
+                str(folder),
                 config=built,
                 dtype=dtype,
                 output_loading_info=True,
@@ -179,13 +177,13 @@ def load_tokenizer(path: str | os.PathLike[str], *, trust_remote_code: bool = Fa
         MissingExtraError: transformers is not installed.
     """
     path = local_path(path, programs=trust_remote_code)
-    if not path.is_dir():
+    if not is_folder(path):
         raise CheckpointError(path, "there is no such folder", "give the folder of the tokenizer's files")
     cure = "give the folder that the tokenizer's save_pretrained wrote, such as a downloaded gpt2"
-    with quiet() as transformers:
+    with quiet() as transformers, without_marks(path) as folder:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
-                str(path), local_files_only=True, trust_remote_code=trust_remote_code
+                str(folder), local_files_only=True, trust_remote_code=trust_remote_code
             )
         except Exception as error:  # a damaged or foreign folder may fail in any way
             raise CheckpointError(

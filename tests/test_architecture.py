@@ -21,11 +21,18 @@ ALLOWED = {
     "sepo_env.files": {"sepo_env.errors"},
     "sepo_env.foreign": {"sepo_env.errors", "sepo_env.inert", "sepo_env.paths", "sepo_env.pickles"},
     "sepo_env.hub": {"sepo_env.errors", "sepo_env.paths"},
-    "sepo_env.hugging_face": {"sepo_env.errors", "sepo_env.files", "sepo_env.hub", "sepo_env.paths"},
+    "sepo_env.hugging_face": {
+        "sepo_env.errors",
+        "sepo_env.files",
+        "sepo_env.hub",
+        "sepo_env.paths",
+        "sepo_env.textfile",
+    },
     "sepo_env.inert": set(),
     "sepo_env.paths": {"sepo_env.errors"},
     "sepo_env.pickles": {"sepo_env.inert"},
     "sepo_env.tensorfile": {"sepo_env.errors", "sepo_env.paths"},
+    "sepo_env.textfile": {"sepo_env.errors", "sepo_env.paths"},
     "sepo_env.rewards": {
         "sepo_env.errors",
         "sepo_env.foreign",
@@ -33,6 +40,7 @@ ALLOWED = {
         "sepo_env.identity",
         "sepo_env.inert",
         "sepo_env.tensorfile",
+        "sepo_env.textfile",
     },
     "sepo_env.denoisers": {
         "sepo_env.diffusion",
@@ -44,6 +52,7 @@ ALLOWED = {
         "sepo_env.inert",
         "sepo_env.paths",
         "sepo_env.tensorfile",
+        "sepo_env.textfile",
     },
     "sepo_env.assets": {"sepo_env.errors"},
     "sepo_env.tasks": {
@@ -52,9 +61,12 @@ ALLOWED = {
         "sepo_env.device",
         "sepo_env.diffusion",
         "sepo_env.errors",
+        "sepo_env.files",
         "sepo_env.hugging_face",
         "sepo_env.identity",
+        "sepo_env.paths",
         "sepo_env.rewards",
+        "sepo_env.textfile",
     },
     "sepo_env.envs": {
         "sepo_env.denoisers",

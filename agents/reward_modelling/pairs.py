@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sepo_env.errors import CheckpointError, InvalidArgumentError
+from sepo_env.arguments import PathArgument, shown
+from sepo_env.errors import InvalidArgumentError
+from sepo_env.textfile import half_letter, parse_json, text_lines
 
 ANSWER = "\n\nAssistant:"
 _LAYOUT = '{"chosen": "\\n\\nHuman: ...\\n\\nAssistant: ...", "rejected": "\\n\\nHuman: ...\\n\\nAssistant: ..."}'
@@ -29,7 +29,7 @@ class Pair:
     rejected: str
 
 
-def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
+def read_pairs(path: PathArgument) -> list[Pair]:
     """Read a JSONL file of preferences, plain or gzipped, in the layout of HH-RLHF (arXiv 2204.05862).
 
     Pairs of equal texts say nothing and are left out; blank lines are passed over.
@@ -38,17 +38,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
         CheckpointError: no such file, or not a text file.
         InvalidArgumentError: a line that is no pair, with its number, or a file without any.
     """
-    opened = gzip.open if str(path).endswith(".gz") else open
-    pairs: list[Pair] = []
-    try:
-        with opened(path, "rt", encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    pairs.append(_read_line(line, f"{path}, line {number}"))
-    except FileNotFoundError as error:
-        raise CheckpointError(path, "there is no such file", "check the path") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise CheckpointError(path, f"no text file ({error})", "give JSON lines in UTF-8, plain or as .gz") from error
+    pairs = [_read_line(line, f"{path}, line {number}") for number, line in text_lines(path)]
     telling = [pair for pair in pairs if pair.chosen != pair.rejected]
     if not telling:
         raise InvalidArgumentError(
@@ -59,7 +49,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
 
 def _read_line(line: str, where: str) -> Pair:
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except ValueError as error:
         raise InvalidArgumentError(
             f"{where}: no JSON ({error}); write one object a line, with line breaks in texts as \\n."
@@ -68,20 +58,18 @@ def _read_line(line: str, where: str) -> Pair:
         raise InvalidArgumentError(f"{where}: expected an object, found {_kind(found)}; write {_LAYOUT}.")
     for key in ("chosen", "rejected"):
         if key not in found:
-            raise InvalidArgumentError(f"{where}: no entry {key!r}, only {sorted(found)}; write {_LAYOUT}.")
+            raise InvalidArgumentError(f"{where}: no entry {key!r}, only {shown(sorted(found))}; write {_LAYOUT}.")
         if not isinstance(found[key], str):
             raise InvalidArgumentError(
                 f"{where}: {key!r} is {_kind(found[key])}, expected a text; join the turns of a dialogue as {_LAYOUT}."
             )
         if not found[key].strip():
             raise InvalidArgumentError(f"{where}: {key!r} is empty; take the line out, or give the text.")
-        try:
-            found[key].encode()
-        except UnicodeEncodeError as error:
+        if (half := half_letter(found[key])) is not None:
             raise InvalidArgumentError(
-                f"{where}: {key!r} holds half of a letter, {found[key][error.start]!r} (a surrogate by itself), as "
-                "where a text was cut in two; take it out."
-            ) from error
+                f"{where}: {key!r} holds half of a letter, {half!r} (a surrogate by itself), as where a text was cut "
+                "in two; take it out."
+            )
     return Pair(found["chosen"], found["rejected"])
 
 

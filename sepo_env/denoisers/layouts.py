@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from sepo_env.errors import CheckpointError, InvalidArgumentError
 from sepo_env.inert import Inert, shown
 from sepo_env.paths import is_folder
 from sepo_env.tensorfile import check_finite, check_tensors
+from sepo_env.textfile import read_json_object
 
 CONFIG_FILE = "config.json"
 OTHER_FILE = "give the file of that model, or load this one with its own loader"
@@ -41,13 +41,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         names = sorted(entry.name for entry in folder.iterdir())[:8]
         raise CheckpointError(folder, f"expected a {CONFIG_FILE} in it, found {names}", "give the model's own folder")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(path, f"it is no JSON ({error})", "copy or download it again") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(path, f"expected a JSON object, found {type(config).__name__}", "download it again")
-    return config
+    return read_json_object(path)
 
 
 def config_entry(source: str | os.PathLike[str], config: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +11,7 @@ from sepo_env.foreign import read_foreign
 from sepo_env.inert import outline, shown
 from sepo_env.paths import is_folder
 from sepo_env.tensorfile import read_tensors
+from sepo_env.textfile import read_json
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -61,10 +61,7 @@ def named_tensors(path: Path, found: object) -> dict[str, Tensor]:
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """The tensors that an index names, each from the file that it names."""
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(index, f"it is no JSON ({error})", "copy or download it again") from error
+    content = read_json(index)
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
         raise CheckpointError(index, "expected a weight_map from tensors to files", "copy or download it again")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import PathArgument, checked, shown
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
+from sepo_env.files import write_atomically
+from sepo_env.paths import as_path
+from sepo_env.textfile import read_json_object
 
 FORMAT = "sepo_env.codec/1"
 _PUNCTUATION = ",;:.?!"
@@ -49,6 +51,9 @@ class Codec(Protocol):
         """The text of each token, for pictures and messages."""
 
 
+_OWN_FILE = "give a file of WordPieceCodec.save"
+
+
 class WordPieceCodec:
     r"""Frequent words as tokens of their own, all others by the longest pieces that fit (as in arXiv:1609.08144).
 
@@ -72,6 +77,7 @@ class WordPieceCodec:
         ['ab _ a']
     """
 
+    @checked
     def __init__(self, pieces: Sequence[str]) -> None:
         self._pieces = list(pieces)
         self._ids = {piece: token for token, piece in enumerate(self._pieces)}
@@ -144,23 +150,23 @@ class WordPieceCodec:
         pieces = [*self._pieces, " " + mask_letter]
         return ["".join(pieces[token] for token in row).removeprefix(" ") for row in tokens.tolist()]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: PathArgument) -> None:
         """Write the codec as JSON, whole or not at all."""
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"format": FORMAT, "pieces": self._pieces}, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
+        text = json.dumps({"format": FORMAT, "pieces": self._pieces}, ensure_ascii=False) + "\n"
+        write_atomically(as_path(path), text.encode())
 
     @classmethod
-    def load(cls, path: Path) -> WordPieceCodec:
+    def load(cls, path: PathArgument) -> WordPieceCodec:
         """Read a codec that `save` wrote.
 
         Raises:
             CheckpointError: another file than that.
         """
+        content = read_json_object(path)
+        if content.get("format") != FORMAT:
+            found = shown(content.get("format"))
+            raise CheckpointError(as_path(path), f"expected the format {FORMAT!r}, found {found}", _OWN_FILE)
         try:
-            content = json.loads(path.read_text())
-            if content["format"] != FORMAT:
-                raise ValueError(f"expected the format {FORMAT!r}, found {content['format']!r}")
-            return cls(content["pieces"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(path, f"no codec ({error!r})", "give a file of WordPieceCodec.save") from error
+            return cls(content.get("pieces"))  # type: ignore[arg-type] # it is checked
+        except InvalidArgumentError as error:
+            raise CheckpointError(as_path(path), f"no codec ({error})", _OWN_FILE) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from sepo_env.assets import asset_path
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidShapeError
+from sepo_env.textfile import read_text
 
 _LETTERS = "ACGT"
 _PSEUDOCOUNT = 1e-4
@@ -70,10 +70,7 @@ def read_meme(path: str | os.PathLike[str]) -> MotifCollection:
         CheckpointError: no such file, no motif in it, another alphabet than ACGT, or a matrix that is cut short, has
             other than four columns or rows that do not sum to 1; the line is named.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(path, f"it cannot be read as text ({error})", "give a file in the MEME format") from error
+    lines = read_text(path).splitlines()
     matrices: dict[str, FloatArray] = {}
     name, number = None, 0
     while number < len(lines):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from typing import TYPE_CHECKING
 
 import torch
 
-from sepo_env.errors import InvalidPromptError
+from sepo_env.arguments import PathArgument, shown
+from sepo_env.errors import CheckpointError, InvalidPromptError
 from sepo_env.tasks.prompts import PromptSet
+from sepo_env.textfile import half_letter, parse_json, text_lines
 
 if TYPE_CHECKING:
     from sepo_env.tasks.base import Task
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LAYOUT = '{"prompt": "..."}'
 
 
-def read_prompts(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
+def read_prompts(path: PathArgument) -> list[tuple[int, str]]:
     """Read a JSONL file of prompts; blank lines are passed over, and so are other entries of a line.
 
     Returns:
@@ -26,16 +26,10 @@ def read_prompts(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
     Raises:
         InvalidPromptError: no such file, a line that holds no prompt (with its number), or no prompt at all.
     """
-    prompts: list[tuple[int, str]] = []
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    prompts.append((number, _read_line(line, f"{path}, line {number}")))
-    except FileNotFoundError as error:
-        raise InvalidPromptError(f"{path}: there is no such file; check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidPromptError(f"{path}: no text file ({error}); give JSON lines in UTF-8.") from error
+        prompts = [(number, _read_line(line, f"{path}, line {number}")) for number, line in text_lines(path)]
+    except CheckpointError as error:
+        raise InvalidPromptError(str(error)) from error
     if not prompts:
         raise InvalidPromptError(f"{path} holds no prompt; write one a line, as {_LAYOUT}.")
     return prompts
@@ -43,19 +37,24 @@ def read_prompts(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
 
 def _read_line(line: str, where: str) -> str:
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except ValueError as error:
         raise InvalidPromptError(f"{where}: no JSON ({error}); write one object a line, as {_LAYOUT}.") from error
     if not isinstance(found, dict) or "prompt" not in found:
-        kind = f"the entries {sorted(found)}" if isinstance(found, dict) else f"a {type(found).__name__}"
+        kind = f"the entries {shown(sorted(found))}" if isinstance(found, dict) else f"a {type(found).__name__}"
         raise InvalidPromptError(f"{where}: expected an object with 'prompt', found {kind}; write {_LAYOUT}.")
     prompt = found["prompt"]
     if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidPromptError(f"{where}: 'prompt' is {prompt!r}, expected a text; write {_LAYOUT}.")
+        raise InvalidPromptError(f"{where}: 'prompt' is {shown(prompt)}, expected a text; write {_LAYOUT}.")
+    if (half := half_letter(prompt)) is not None:
+        raise InvalidPromptError(
+            f"{where}: 'prompt' holds half of a letter, {half!r} (a surrogate by itself), as where a text was cut in "
+            "two; take it out."
+        )
     return prompt
 
 
-def load_prompt_set(task: Task, path: str | os.PathLike[str]) -> PromptSet:
+def load_prompt_set(task: Task, path: PathArgument) -> PromptSet:
     """The prompts of a file as a task reads them.
 
     Raises:

@@ -68,9 +68,20 @@ def test_a_file_gives_the_same_codec_and_others_are_refused(tmp_path) -> None:
     CODEC.save(path)
     assert WordPieceCodec.load(path).pieces() == PIECES
     assert [file.name for file in tmp_path.iterdir()] == ["codec.json"]
-    for content in (path.read_text()[:-20], json.dumps({"format": "other"}), "[]", json.dumps({"pieces": 1})):
+    ours = {"format": "sepo_env.codec/1"}
+    for content, message in (
+        (path.read_text()[:-20], "it is no JSON"),
+        ("[]", "expected a JSON object"),
+        (json.dumps({"format": "other"}), "expected the format 'sepo_env.codec/1', found 'other'"),
+        (json.dumps({"pieces": ["a"]}), "expected the format 'sepo_env.codec/1', found None"),
+        (json.dumps(ours), "no codec .pieces is None"),
+        (json.dumps(ours | {"pieces": 1}), "no codec .pieces is 1"),
+        (json.dumps(ours | {"pieces": {"a": 1}}), "no codec .pieces is"),
+        (json.dumps(ours | {"pieces": ["a", 1]}), "no codec .pieces is"),
+        (json.dumps(ours | {"pieces": ["ab"]}), "no codec .pieces must be distinct"),
+    ):
         path.write_text(content)
-        with pytest.raises(CheckpointError, match="no codec"):
+        with pytest.raises(CheckpointError, match=message):
             WordPieceCodec.load(path)
-    with pytest.raises(CheckpointError, match="no codec"):
+    with pytest.raises(CheckpointError, match="no such file"):
         WordPieceCodec.load(tmp_path / "absent.json")

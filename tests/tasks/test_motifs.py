@@ -71,9 +71,9 @@ def test_a_wrong_meme_file_is_refused_with_its_line(tmp_path, old, new, message)
 
 def test_what_is_no_text_file_is_refused(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path / "nowhere.meme", tmp_path / "binary", tmp_path):
-        with pytest.raises(CheckpointError, match="cannot be read as text"):
-            read_meme(path)
+    for name, message in (("nowhere", "no such file"), ("binary", "no text file"), (".", "found a folder")):
+        with pytest.raises(CheckpointError, match=message):
+            read_meme(tmp_path / name)
 
 
 def test_a_wrong_collection_is_refused_by_the_name_of_the_motif():
