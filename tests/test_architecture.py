@@ -54,7 +54,7 @@ ALLOWED = {
         "sepo_env.tensorfile",
         "sepo_env.textfile",
     },
-    "sepo_env.assets": {"sepo_env.errors"},
+    "sepo_env.assets": {"sepo_env.errors", "sepo_env.files", "sepo_env.textfile"},
     "sepo_env.tasks": {
         "sepo_env.assets",
         "sepo_env.denoisers",

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import trange
 
 from benchmarks.build_assets.training import save_atomically, update_average, warmup_cosine
+from sepo_env.assets.checksums import record
 from sepo_env.denoisers import Denoiser, save_denoiser
 
 CHECKPOINT_SECONDS = 60.0
@@ -139,6 +140,7 @@ def fit(
         )
         exported = copy.deepcopy(average).half() if recipe.half_precision else average
         save_denoiser(exported, options.export, {"licence": "MIT", "seed": str(options.seed), "steps": str(step)})
+        record(options.export)
 
     saved, running = time.monotonic(), 0.0
     progress = trange(step, options.steps, initial=step, total=options.steps, mininterval=10)

@@ -20,6 +20,7 @@ from benchmarks.build_assets.data import ALPHABET, LENGTH, load_activity
 from benchmarks.build_assets.download import Package, fetch
 from benchmarks.build_assets.shuffle import dinucleotide_shuffle
 from benchmarks.build_assets.tables import LEVELS_OF_ACTIVITY, most_active
+from sepo_env.assets.checksums import record
 from sepo_env.denoisers import load_denoiser
 from sepo_env.tasks.motif_metrics import motif_correlation, motif_counts
 from sepo_env.tasks.motifs import MotifCollection, load_motifs
@@ -126,6 +127,7 @@ def main() -> None:
     cards.write_figures(options.assets_dir / "dna_motifs.md", report, MEANING)
     np.savez_compressed(temporary, **table)  # type: ignore[arg-type]
     os.replace(temporary, path)
+    record(path)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from benchmarks.build_assets.data import ActivityData
+from sepo_env.assets.checksums import record
 from sepo_env.rewards.oracles import FORMAT, OracleEnsemble, OracleMember, Role
 
 ACTIVITY = "predicted HepG2 lentiMPRA activity"
@@ -25,6 +26,7 @@ def save_oracle(oracle: OracleEnsemble, path: Path, provenance: dict[str, str]) 
     save_file(tensors, temporary, metadata=metadata)
     temporary.chmod(0o644)  # safetensors writes files that only their owner may read
     os.replace(temporary, path)
+    record(path)
 
 
 def export_activity(

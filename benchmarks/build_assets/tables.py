@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from benchmarks.build_assets import cards, figures
 from benchmarks.build_assets.data import load_activity, load_dhs
+from sepo_env.assets.checksums import record
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion.likelihood import elbo
 from sepo_env.rewards.oracles import load_oracle
@@ -110,6 +111,7 @@ def main() -> None:
     temporary = path.with_suffix(".tmp.npz")
     np.savez_compressed(temporary, **table)  # type: ignore[arg-type]
     os.replace(temporary, path)
+    record(path)
 
 
 if __name__ == "__main__":

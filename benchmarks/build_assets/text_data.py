@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.build_assets.download import Package, fetch
+from sepo_env.assets.checksums import record
 from sepo_env.tasks.codec import WordPieceCodec
 
 LENGTH = 24
@@ -98,6 +99,7 @@ def main() -> None:
     chapters = load_chapters(arguments.work_dir)
     codec = learn_codec(chapters["training"])
     codec.save(arguments.export)
+    record(arguments.export)
     for split, texts in chapters.items():
         tokens = windows(codec, texts)
         log.info("%s: %d chapters, %d windows", split, len(texts), len(tokens))

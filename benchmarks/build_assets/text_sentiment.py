@@ -27,6 +27,7 @@ from benchmarks.build_assets.download import Package, fetch
 from benchmarks.build_assets.text_data import clean, load_windows
 from benchmarks.build_assets.training import warmup_cosine
 from sepo_env.assets import asset_path
+from sepo_env.assets.checksums import record
 from sepo_env.rewards.sentiment import SentimentClassifier, SentimentConfig, save_sentiment
 from sepo_env.tasks.codec import WordPieceCodec
 
@@ -187,6 +188,7 @@ def main() -> None:
         options.seed,
     )
     save_sentiment(model, options.export, {"licence": "MIT", "seed": str(options.seed), "steps": str(options.steps)})
+    record(options.export)
     for name, source in (("reviews", reviews), ("windows", labelled)):
         test = source["test"]
         baseline = naive_bayes(source["training"], test, codec.num_tokens)

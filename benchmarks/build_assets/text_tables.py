@@ -22,6 +22,7 @@ from benchmarks.build_assets.denoiser_training import evaluate_bits
 from benchmarks.build_assets.ngram import NGram
 from benchmarks.build_assets.text_data import load_windows
 from sepo_env.assets import asset_path
+from sepo_env.assets.checksums import record
 from sepo_env.denoisers import load_denoiser
 from sepo_env.diffusion.sampler import sample
 from sepo_env.rewards import VaderReward, load_sentiment
@@ -161,6 +162,7 @@ def main() -> None:
     temporary = path.with_suffix(".tmp.npz")
     np.savez_compressed(temporary, **table)  # type: ignore[arg-type]
     os.replace(temporary, path)
+    record(path)
 
 
 if __name__ == "__main__":
