@@ -16,6 +16,7 @@ from agents.config import AgentConfig
 from agents.functional import ADVANTAGES, subsample_steps, subsample_steps_with_last
 from agents.losses import DiffusionLoss
 from agents.policy import Critic
+from sepo_env.precision import float32_default, without_autocast
 
 NOTHING_TO_COMPARE = (
     "every trajectory of the batch has a prompt of its own, so no other one gives a baseline; give group_size "
@@ -62,6 +63,7 @@ def all_alone(trajectories: TensorDictBase) -> bool:
     return group is not None and bool(alone(group).all())
 
 
+@without_autocast()
 def add_group_advantages(trajectories: TensorDictBase, kind: str) -> None:
     r"""Write ``advantage`` ``(B, K, 1)``: that of the whole trajectory, the same at all of its steps.
 
@@ -83,11 +85,13 @@ def add_group_advantages(trajectories: TensorDictBase, kind: str) -> None:
         if bool(compared.any()):
             advantage[compared] = ADVANTAGES[kind](reward[compared], group[compared])
         else:
-            warnings.warn(f"all advantages are 0: {NOTHING_TO_COMPARE}", stacklevel=2)
+            warnings.warn(f"all advantages are 0: {NOTHING_TO_COMPARE}", stacklevel=3)
     trajectories["advantage"] = advantage[:, None, None].expand(*trajectories.batch_size, 1)
 
 
 @torch.no_grad()
+@without_autocast()
+@float32_default()  # the estimator keeps its lambda in torch's default dtype
 def add_critic_advantages(
     trajectories: TensorDictBase, critic: Critic, *, gae_lambda: float, micro_batch_size: int
 ) -> None:

@@ -14,10 +14,12 @@ from torch import nn
 
 from sepo_env.denoisers import Denoiser
 from sepo_env.errors import InvalidArgumentError, MissingExtraError
+from sepo_env.precision import float32_default
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
+@float32_default()
 def add_lora(denoiser: Denoiser, rank: int, alpha: float | None = None, seed: int = 0) -> Denoiser:
     """Freeze a denoiser and give its linear and convolutional layers adapters, in place.
 

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.diffusion.guided import Guiding
+from sepo_env.diffusion.wrapped import unwrapped
 from sepo_env.errors import InvalidArgumentError
+from sepo_env.precision import at_least_float32, float32_default
 
 _PROMPT_MASK = "prompt_mask"
 
@@ -36,7 +38,8 @@ class _Rates(nn.Module):
             # The next time of the grid, in the sampler's own float64: a float32 time is off by a rounding
             # error.
             s = 1.0 - (torch.round((1.0 - t) * self.num_steps) + 1.0) / self.num_steps
-        rates = self.process.rates(self.denoiser, tokens.reshape(-1, length), t, s, given)
+        # float32 is what environments take, whatever the network computes in.
+        rates = self.process.rates(self.denoiser, tokens.reshape(-1, length), t, s, given).float()
         return rates.reshape(*batch, *rates.shape[1:])
 
 
@@ -54,7 +57,7 @@ class RatePolicy(TensorDictModule):
         num_steps: K of the environment's time grid; needed where the graph has no mask.
         tokens_key: where tokens ``(..., L)`` are read.
         time_key: where the time ``(..., 1)`` is read.
-        action_key: where rates ``(..., L, V)`` are written, in the denoiser's dtype.
+        action_key: where rates ``(..., L, V)`` are written, in float32.
         prompt_key: where the given positions ``(..., L)`` are read, as conditional environments show them; nothing
             is given where the entry is missing. None: nowhere. Only a denoiser that reads them
             (:class:`~sepo_env.diffusion.guided.Guiding`, such as guidance) makes something of them.
@@ -79,6 +82,7 @@ class RatePolicy(TensorDictModule):
             raise InvalidArgumentError(
                 f"the ancestral rates of {process.graph} depend on the time grid; give the environment's num_steps."
             )
+        denoiser = unwrapped(denoiser)
         # A masked position's rates are the same on every grid.
         grid = num_steps if process.graph.mask_token is None else None
         in_keys = [tokens_key, time_key] if prompt_key is None else [tokens_key, time_key, prompt_key]
@@ -117,6 +121,7 @@ class ValueNetwork(nn.Module):
         tokens ``(..., L)`` int64, time ``(..., 1)`` and, if conditional, prompt_mask ``(..., L)`` -> ``(..., 1)``.
     """
 
+    @float32_default()
     def __init__(
         self, process: DiffusionProcess, hidden_size: int = 32, kernel_size: int = 7, *, conditional: bool = False
     ) -> None:
@@ -150,7 +155,8 @@ class ValueNetwork(nn.Module):
         features = F.gelu(self.second(F.gelu(features))).mean(dim=-1)
         masked = torch.zeros_like(flat) if self.mask_token is None else flat == self.mask_token
         context = torch.stack([time.reshape(-1).to(dtype), masked.to(dtype).mean(dim=-1)], dim=-1)
-        return self.head(torch.cat([features, context], dim=-1)).reshape(*batch, 1)
+        value = self.head(torch.cat([features, context], dim=-1))
+        return at_least_float32(value).reshape(*batch, 1)  # advantages are small differences of returns
 
     def _read_tokens(self, tokens: Tensor) -> Tensor:
         """The first convolution, ``(B, L)`` -> ``(B, C, L)``, by whichever takes fewer numbers a position."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from agents.config import AgentConfig
 from agents.losses import DiffusionLoss
+from agents.optimiser import PreciseAdamW
 from sepo_env.errors import DivergenceError
 
 
@@ -24,8 +25,9 @@ class Updater:
     def __init__(self, loss: DiffusionLoss, config: AgentConfig) -> None:
         self.loss = loss
         self.config = config
-        self.parameters: list[nn.Parameter] = [p for p in loss.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimiser = PreciseAdamW(
+            (p for p in loss.parameters() if p.requires_grad), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._warmup)
 
     def _warmup(self, iteration: int) -> float:
@@ -86,7 +88,7 @@ class Updater:
         parts = states.split(self.config.micro_batch_size)
         outputs = [self._backward(part) for part in parts]
         figures = _combine(outputs, [len(part) / len(states) for part in parts])
-        figures["grad_norm"] = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        figures["grad_norm"] = float(nn.utils.clip_grad_norm_(self.optimiser.parameters, self.config.max_grad_norm))
         self._check(figures)
         self.optimiser.step()
         return figures

@@ -88,6 +88,10 @@ class InvalidActionError(SepoEnvError, ValueError):
     """An action that is not a matrix of finite, non-negative jump rates that the step can use."""
 
 
+class InvalidDenoiserError(SepoEnvError, ValueError):
+    """A network that is no denoiser of the task, or returns what is no output of one."""
+
+
 class InvalidPromptError(SepoEnvError, ValueError):
     """A prompt that does not fit the task: wrong length, wrong letters, or nothing left to generate."""
 

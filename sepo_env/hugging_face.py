@@ -18,6 +18,7 @@ from sepo_env.errors import CheckpointError, InvalidTokensError, MissingExtraErr
 from sepo_env.files import replacing
 from sepo_env.hub import local_path
 from sepo_env.paths import as_path, is_folder
+from sepo_env.precision import float32_default
 from sepo_env.textfile import read_json_object, without_marks
 
 EXTRA = "hf"
@@ -84,6 +85,7 @@ def is_masked_lm_type(config: Mapping[str, Any]) -> bool:
     return isinstance(model_type, str) and model_type in kinds
 
 
+@float32_default()
 def load_folder(
     path: str | os.PathLike[str],
     auto_class: str,

@@ -17,6 +17,7 @@ ALLOWED = {
     "sepo_env.arguments": {"sepo_env.errors"},
     "sepo_env.device": {"sepo_env.errors"},
     "sepo_env.identity": set(),
+    "sepo_env.precision": set(),
     "sepo_env.diffusion": {"sepo_env.errors"},
     "sepo_env.files": {"sepo_env.errors"},
     "sepo_env.foreign": {"sepo_env.errors", "sepo_env.inert", "sepo_env.paths", "sepo_env.pickles"},
@@ -145,8 +146,8 @@ def layer_of(name: str) -> str:
 
 def is_allowed(name: str, target: str) -> bool:
     layer, other = layer_of(name), layer_of(target)
-    # How arguments are refused is every layer's business, as are the errors themselves.
-    allowed = ALLOWED[layer] | ({"sepo_env.arguments"} if layer != "sepo_env.errors" else set())
+    # How arguments are refused is every layer's business, as is the precision of what it makes.
+    allowed = ALLOWED[layer] | ({"sepo_env.arguments", "sepo_env.precision"} if layer != "sepo_env.errors" else set())
     # Agents and benchmarks see all of the packages below them; within sepo_env each layer is named.
     return other == layer or other in allowed or other.partition(".")[0] in allowed
 

@@ -22,6 +22,7 @@ from agents.losses.states import StateEvaluation, VisitedStates
 from agents.losses.surrogates import Surrogate
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion import DiffusionProcess
+from sepo_env.diffusion.wrapped import unwrapped
 from sepo_env.errors import InvalidArgumentError
 
 
@@ -118,6 +119,7 @@ class DiffusionLoss(LossModule):
                 "copy.deepcopy(denoiser)."
             )
         form.check(process)
+        policy_network, reference = unwrapped(policy_network), unwrapped(reference)
         self._in_keys: list[NestedKey] | None = None
         self._out_keys: list[NestedKey] | None = None
         super().__init__()

@@ -1,6 +1,6 @@
 """Denoisers: tokens and time in, the log x0-posterior or the log concrete score out."""
 
-from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser, Parameterisation
+from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser, Parameterisation, as_denoiser
 from sepo_env.denoisers.checkpoint import ARCHITECTURES, load_denoiser, save_denoiser
 from sepo_env.denoisers.cnn import ConvDenoiser, ConvDenoiserConfig
 from sepo_env.denoisers.dna_cnn import ClassDNAConvConfig, ClassDNAConvDenoiser, DNAConvConfig, DNAConvDenoiser
@@ -32,6 +32,7 @@ __all__ = [
     "TabularDenoiser",
     "TransformerDenoiser",
     "TransformerDenoiserConfig",
+    "as_denoiser",
     "load_denoiser",
     "load_drakes",
     "load_masked_lm",

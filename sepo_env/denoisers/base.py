@@ -5,6 +5,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from sepo_env.diffusion.wrapped import unwrapped
+from sepo_env.errors import InvalidDenoiserError
+
 Parameterisation = Literal["posterior", "score"]
 
 
@@ -55,3 +58,19 @@ class ClassConditionalDenoiser(Denoiser):
     @abstractmethod
     def forward(self, tokens: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return ``(B, L, V)`` as `Denoiser.forward`, given classes int64 ``(B,)``; None: the null label, no class."""
+
+
+def as_denoiser(network: object) -> Denoiser:
+    """The denoiser that somebody gave, without the wrappers of torch around it (`unwrapped`).
+
+    Raises:
+        InvalidDenoiserError: another object; names its kind.
+    """
+    inner = unwrapped(network)
+    if not isinstance(inner, Denoiser):
+        kind = type(network).__name__
+        raise InvalidDenoiserError(
+            f"the denoiser is a {kind}, but must be a sepo_env.denoisers.Denoiser; derive your network's class from "
+            "it, or give the Denoiser that is within."
+        )
+    return inner

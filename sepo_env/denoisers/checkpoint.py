@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from sepo_env.denoisers.base import Denoiser
+from sepo_env.denoisers.base import Denoiser, as_denoiser
 from sepo_env.denoisers.cnn import ConvDenoiser, ConvDenoiserConfig
 from sepo_env.denoisers.dna_cnn import ClassDNAConvConfig, ClassDNAConvDenoiser, DNAConvConfig, DNAConvDenoiser
 from sepo_env.denoisers.guidance import ClassifierFreeGuidance
@@ -132,6 +132,7 @@ def save_denoiser(
     Raises:
         UnknownNameError: the denoiser's class, or that of the one within its guidance, is not in `ARCHITECTURES`.
     """
+    denoiser = as_denoiser(denoiser)
     described = _describe(denoiser)
     metadata = {
         **(provenance or {}),

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sepo_env.denoisers.base import Denoiser, Parameterisation
 from sepo_env.errors import InvalidArgumentError
+from sepo_env.precision import float32_default
 
 _TIME_FREQUENCIES = 16
 
@@ -107,6 +108,7 @@ class ConvDenoiser(Denoiser):
         True
     """
 
+    @float32_default()
     def __init__(self, config: ConvDenoiserConfig) -> None:
         super().__init__()
         self.config = config
@@ -142,7 +144,10 @@ class ConvDenoiser(Denoiser):
             )
         condition = None
         if self.time_embedding is not None:
-            condition = self.time_embedding(_fourier_features(time.to(self.head.weight.dtype)))
+            dtype = self.head.weight.dtype
+            # Half precision tells no more than a few hundred times apart.
+            features = _fourier_features(time.to(torch.promote_types(dtype, torch.float32)))
+            condition = self.time_embedding(features.to(dtype))
         # (B, L, vocab) seen as (B, vocab, 1, L): channels last without a copy.
         one_hot = F.one_hot(tokens, self.config.vocab_size).to(self.head.weight.dtype)
         hidden = cast(Tensor, self.stem(one_hot.movedim(-1, 1).unsqueeze(2)))

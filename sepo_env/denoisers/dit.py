@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError
+from sepo_env.precision import float32_default
 
 ROTARY_BASE = 10_000.0
 _TIME_FEATURES = 256
@@ -86,7 +87,8 @@ class _NoiseEmbedding(nn.Module):
         half = _TIME_FEATURES // 2
         steps = torch.arange(half, dtype=torch.float32, device=sigma.device)
         angles = sigma[:, None] * torch.exp(-math.log(10_000.0) * steps / half).to(sigma.dtype)
-        embedded: Tensor = self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+        weight = cast(nn.Linear, self.mlp[0]).weight
+        embedded: Tensor = self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(weight.dtype))
         return embedded
 
 
@@ -161,6 +163,7 @@ class DiT(nn.Module):
         tokens ``(B, L)`` int64 in ``[0, vocab_size)``, noise ``(B,)`` or ``(1,)`` -> features ``(B, L, width)``.
     """
 
+    @float32_default()
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
@@ -174,7 +177,7 @@ class DiT(nn.Module):
         if tokens.ndim != 2 or tokens.shape[1] == 0:
             raise InvalidShapeError("tokens", tokens.shape, "(B, L) with L >= 1")
         hidden: Tensor = self.vocab_embed(tokens)
-        condition = F.silu(self.sigma_map(sigma.to(hidden.dtype)))
+        condition = F.silu(self.sigma_map(sigma.to(torch.promote_types(hidden.dtype, torch.float32))))
         rotation = _rotation(tokens.shape[1], self.config.head_width, hidden)
         for block in self.blocks:
             hidden = block(hidden, condition, rotation)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser
 from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import LogLinear, Schedule
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError
+from sepo_env.precision import float32_default, is_half
 
 WIDTH = 9
 """Positions that a convolution reads."""
@@ -69,12 +70,22 @@ class ClassDNAConvConfig(DNAConvConfig):
 
 
 class _FourierFeatures(nn.Module):
-    """Sines, then cosines, of a number at random frequencies that are never trained."""
+    """Sines, then cosines, of a number at random frequencies that are never trained.
+
+    A network that is cast to half precision keeps them in float32: rounded, they would turn by several radians.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("W", torch.randn(channels // 2) * _FOURIER_SCALE)
         self.W: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = self.W
+        super()._apply(fn, recurse)
+        if is_half(self.W.dtype) and not is_half(before.dtype):
+            self.W = before.to(self.W.device)
+        return self
 
     def forward(self, sigma: Tensor) -> Tensor:
         angles = sigma[:, None] * self.W * 2 * math.pi
@@ -104,6 +115,7 @@ class DNAConvDenoiser(Denoiser, ReadsNoise):
         True
     """
 
+    @float32_default()
     def __init__(self, config: DNAConvConfig) -> None:
         super().__init__()
         self.config = config
@@ -149,7 +161,8 @@ class DNAConvDenoiser(Denoiser, ReadsNoise):
         dtype = self.linear.weight.dtype
         weights = inputs.to(dtype) if inputs.ndim == 3 else F.one_hot(inputs, self.num_tokens + 1).to(dtype)
         sigma = self.config.schedule.sigma(time.double()) if self.time_conditioned else time.new_zeros(1)
-        embedded = F.relu(self.time_embedder(sigma.to(dtype)))
+        features, layer = self.time_embedder
+        embedded = F.relu(layer(features(sigma.to(torch.promote_types(dtype, torch.float32))).to(dtype)))
         # Channels last: the norms need no transpose, and convolutions of height 1 run faster so on a CPU.
         hidden = F.relu(_convolve(self.linear, weights))
         for conv, time_layer, norm, more in zip(self.convs, self.time_layers, self.norms, shifts, strict=True):
@@ -179,6 +192,7 @@ class ClassDNAConvDenoiser(DNAConvDenoiser, ClassConditionalDenoiser):
         False
     """
 
+    @float32_default()
     def __init__(self, config: ClassDNAConvConfig) -> None:
         super().__init__(config)
         self.num_classes = config.num_classes

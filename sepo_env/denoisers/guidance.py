@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser
+from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser, as_denoiser
 from sepo_env.diffusion.guided import GuidedOutput, Guiding, Output, temper_law, temper_score
 from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import Schedule
@@ -66,6 +66,7 @@ class ClassifierFreeGuidance(Denoiser, Guiding, ReadsNoise):
         super().__init__()
         if not (math.isfinite(scale) and scale >= 0):
             raise InvalidArgumentError(f"the guidance scale is {scale}, but must be finite and at least 0.")
+        denoiser = as_denoiser(denoiser)
         if denoiser.core is not denoiser:
             raise InvalidArgumentError("the denoiser is guided already; guide its core, denoiser.core.")
         if label is not None:

@@ -64,7 +64,9 @@ class TabularDenoiser(Denoiser):
         self.parameterisation = parameterisation
         self.time_conditioned = False
         shape = (vocab_size**length, length, num_tokens)
-        initial = torch.zeros(shape) if generator is None else torch.randn(shape, generator=generator)
+        initial = torch.zeros(shape, dtype=torch.float32)
+        if generator is not None:
+            initial = torch.randn(shape, dtype=torch.float32, generator=generator)
         self.logits = nn.Parameter(initial)
         powers = vocab_size ** torch.arange(length - 1, -1, -1)
         self.register_buffer("_powers", powers, persistent=False)

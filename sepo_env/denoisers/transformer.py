@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from sepo_env.denoisers.base import Denoiser, Parameterisation
 from sepo_env.errors import InvalidArgumentError
+from sepo_env.precision import float32_default
 
 _DEEPEST = 1 << 12
 
@@ -98,6 +99,7 @@ class TransformerDenoiser(Denoiser):
         torch.Size([2, 10, 6])
     """
 
+    @float32_default()
     def __init__(self, config: TransformerDenoiserConfig) -> None:
         super().__init__()
         self.config = config

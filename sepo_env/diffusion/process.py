@@ -18,7 +18,9 @@ from sepo_env.diffusion.graph import Absorbing, Graph
 from sepo_env.diffusion.guided import GuidedOutput, Guiding, Output, temper_law, temper_score
 from sepo_env.diffusion.kernel import StepLaw
 from sepo_env.diffusion.schedule import Schedule
-from sepo_env.errors import InvalidArgumentError, UnknownNameError
+from sepo_env.diffusion.wrapped import unwrapped
+from sepo_env.errors import InvalidArgumentError, InvalidDenoiserError, UnknownNameError
+from sepo_env.precision import is_half
 
 Parameterisation = Literal["posterior", "score"]
 Kernel = Literal["ancestral", "tau-leaping", "analytic"]
@@ -95,6 +97,9 @@ class DiffusionProcess:
     def evaluate(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, prompt_mask: Tensor | None = None) -> Output:
         r"""A network's output, ``(B, L, V)``, or the two of one that is `Guiding`, which is told what was given.
 
+        In float32, or in float64 where the network computes in it. Networks in half precision, and those under
+        `torch.autocast`, are read as float32, and their posteriors normalised anew.
+
         One that `ReadsNoise` was trained on a schedule of its own, and is given the time :math:`t'` at which that one
         has the noise of this process, :math:`\sigma_{own}(t') = \sigma(t)`, or the nearest it has.
 
@@ -106,8 +111,10 @@ class DiffusionProcess:
 
         Raises:
             InvalidArgumentError: the network would hide a prompt behind MASK, and the graph has none.
+            InvalidDenoiserError: the network returned something else.
         """
-        own = denoiser.own_schedule if isinstance(denoiser, ReadsNoise) else None
+        marked = unwrapped(denoiser)
+        own = marked.own_schedule if isinstance(marked, ReadsNoise) else None
         if own is None or own == self.schedule:
             return self._call(denoiser, tokens, t, prompt_mask)
         # In float64: where almost all is noise, float32 cannot tell one time from another.
@@ -125,9 +132,33 @@ class DiffusionProcess:
         return output + factor.to(output.dtype)
 
     def _call(self, denoiser: DenoiserLike, tokens: Tensor, t: Tensor, prompt_mask: Tensor | None) -> Output:
-        if isinstance(denoiser, Guiding):
-            return denoiser.evaluate(tokens, t, prompt_mask, self.graph.mask_token)
-        return denoiser(tokens, t)
+        marked = unwrapped(denoiser)
+        if isinstance(marked, Guiding):
+            output = marked.evaluate(tokens, t, prompt_mask, self.graph.mask_token)
+        else:
+            output = denoiser(tokens, t)
+
+        def check(one: Tensor) -> Tensor:
+            return self._checked(one, tokens, denoiser)
+
+        return output.map(check) if isinstance(output, GuidedOutput) else check(output)
+
+    def _checked(self, output: Tensor, tokens: Tensor, denoiser: DenoiserLike) -> Tensor:
+        """An output that is one, in float32 where it came in half precision, as that of a cast network or autocast."""
+        expected = (*tokens.shape, self.graph.num_tokens)
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            kind = output.dtype if isinstance(output, Tensor) else type(output).__name__
+            raise InvalidDenoiserError(f"{_name(denoiser)} returned {kind}; return floats of shape {expected}.")
+        if output.shape != expected:
+            raise InvalidDenoiserError(
+                f"{_name(denoiser)} returned the shape {tuple(output.shape)}, expected {expected}: one number for each "
+                "sequence, position and visible token."
+            )
+        if not is_half(output.dtype):
+            return output
+        output = output.float()
+        # Rounded to 8 or 11 bits, probabilities add up to 1 within a percent only.
+        return output.log_softmax(-1) if denoiser.parameterisation == "posterior" else output
 
     def log_posterior(self, output: Output, tokens: Tensor, t: Tensor, parameterisation: Parameterisation) -> Tensor:
         """A network's output as log x0-posterior, ``(B, L, V)``; rows of visible absorbing positions mean nothing."""
@@ -231,7 +262,7 @@ class DiffusionProcess:
                 they are told to a network that reads them.
 
         Returns:
-            ``(B, L, V)``, dtype of the network's output.
+            ``(B, L, V)``, dtype of the network's output as `evaluate` gives it.
         """
         output = self.evaluate(denoiser, tokens, t, prompt_mask)
         if isinstance(self.graph, Absorbing):
@@ -244,3 +275,7 @@ class DiffusionProcess:
             return self.graph.reverse_rates(log_score, tokens)
         law = self.step_law(output, tokens, t, s, denoiser.parameterisation)
         return kernels.equivalent_rates(self.graph, tokens, law, self.clock_step(t, s))
+
+
+def _name(denoiser: object) -> str:
+    return f"the denoiser ({type(denoiser).__name__})"

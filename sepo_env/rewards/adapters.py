@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sepo_env.arguments import Count, Positive, check_fields, checked
 from sepo_env.errors import InvalidArgumentError, RewardError, RewardTimeoutError
 from sepo_env.identity import describe_callable
+from sepo_env.precision import without_autocast
 from sepo_env.rewards import isolate
 from sepo_env.rewards.base import Reward, RewardRole, check_tokens
 from sepo_env.rewards.cache import DEFAULT_ENTRIES, ValueCache
@@ -129,7 +130,7 @@ class FunctionReward(Reward):
             RewardTimeoutError: it did not answer in time.
         """
         check_tokens(tokens, self.num_ids)
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast():
             return self.score(tokens) if self._cache is None else self._score_cached(tokens, self._cache)
 
     def score(self, tokens: Tensor) -> Tensor:

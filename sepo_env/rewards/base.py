@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sepo_env.errors import InvalidShapeError, InvalidTokensError, RewardError
 from sepo_env.identity import Identified
+from sepo_env.precision import without_autocast
 from sepo_env.rewards.values import read_values, shorten
 
 RewardRole = Literal["training", "held_out", "any"]
@@ -66,7 +67,7 @@ class Reward(Identified, ABC):
         if not len(tokens):
             return torch.zeros(0, dtype=torch.float32, device=tokens.device)
         self.calls += tokens.shape[0]
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast():
             raw = self.score(tokens.clone())
 
         def show(row: int) -> str:

@@ -14,6 +14,7 @@ from sepo_env.arguments import Count, PathArgument, WholeNumber, checked
 from sepo_env.errors import ArtefactsError, CheckpointError, InvalidArgumentError, MissingExtraError
 from sepo_env.foreign import read_foreign
 from sepo_env.inert import outline, shown
+from sepo_env.precision import float32_default
 from sepo_env.rewards.oracles import OracleEnsemble, Role
 from sepo_env.tensorfile import check_finite, check_tensors
 
@@ -156,6 +157,7 @@ def _broken(error: ImportError) -> ArtefactsError:
     )
 
 
+@float32_default()
 def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.Module:
     options = {name: value for name, value in model_params.items() if name not in _NOT_THE_FILES}
     model_type = model_params.get("model_type")

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sepo_env.arguments import Count, PathArgument, Share, Size, WholeNumber, check_fields, checked
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
+from sepo_env.precision import float32_default
 from sepo_env.tensorfile import check_tensors, read_tensors
 
 Role = Literal["training", "held_out"]
@@ -139,6 +140,7 @@ _MEMBERS: dict[str, type[OracleMember]] = {
 }
 
 
+@float32_default()
 def build_member(config: OracleConfig) -> OracleMember:
     """Return an untrained network of the configured architecture."""
     return _MEMBERS[config.architecture](config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from sepo_env.arguments import Count, PathArgument, Share, Size, check_fields, checked
 from sepo_env.errors import CheckpointError, InvalidArgumentError, MissingExtraError
 from sepo_env.identity import describe
+from sepo_env.precision import float32_default
 from sepo_env.rewards.base import Reward
 from sepo_env.tensorfile import check_tensors, read_tensors
 
@@ -55,6 +56,7 @@ class SentimentClassifier(nn.Module):
     """
 
     @checked
+    @float32_default()
     def __init__(self, config: SentimentConfig) -> None:
         super().__init__()
         self.config = config

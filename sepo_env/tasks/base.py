@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sepo_env.arguments import Seed, Size, checked
-from sepo_env.denoisers import Denoiser, load_denoiser
+from sepo_env.denoisers import Denoiser, as_denoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.diffusion.likelihood import elbo
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError
@@ -79,7 +79,7 @@ class Task(ABC):
         self.length = length
         self.process = process
         self.num_steps = num_steps
-        self._given_denoiser = denoiser
+        self._given_denoiser = as_denoiser(denoiser) if isinstance(denoiser, nn.Module) else denoiser
         self._trust_remote_code = trust_remote_code
         self._denoiser: Denoiser | None = None
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError
+from sepo_env.precision import without_autocast
 
 __all__ = [
     "accessibility_rate",
@@ -175,6 +176,7 @@ def mean_hamming(tokens: Tensor, num_tokens: int) -> Tensor:
     return differing.double() / (batch * (batch - 1))
 
 
+@without_autocast()
 def nearest_hamming(tokens: Tensor, num_tokens: int) -> Tensor:
     """Hamming distance of each sample to the nearest other sample, exactly, in blocks of bounded memory.
 

@@ -129,10 +129,10 @@ class ToyTask(AlphabetTask):
     def _draw_reward_tables(self) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self.seed + 1)
         states = all_states(self.num_tokens, self.length)
-        preferences = torch.randn(self.length, self.num_tokens, generator=generator)
-        preferred = preferences[torch.arange(self.length), states].sum(-1)
-        training = _scaled(preferred + torch.randn(len(states), generator=generator))
-        return training, _scaled(preferred + torch.randn(len(states), generator=generator))
+        draw = partial(torch.randn, dtype=torch.float32, generator=generator)
+        preferred = draw(self.length, self.num_tokens)[torch.arange(self.length), states].sum(-1)
+        training = _scaled(preferred + draw(len(states)))
+        return training, _scaled(preferred + draw(len(states)))
 
     def _load_default_denoiser(self) -> Denoiser:
         generator = torch.Generator().manual_seed(self.seed)

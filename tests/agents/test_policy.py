@@ -23,14 +23,14 @@ def observation(vocab_size: int, t: float, batch: tuple[int, ...] = (16,)) -> Te
 @pytest.mark.parametrize("process", [ABSORBING, UNIFORM], ids=["absorbing", "uniform"])
 @pytest.mark.parametrize("k", range(7))
 def test_held_actions_give_the_ancestral_kernel(process, k):
-    """On a grid whose times are not exact in float32."""
+    """On a grid whose times are not exact in float32; the action is float32, as environments take it."""
     num_steps = 7
     grid = process.time_grid(num_steps)
     denoiser = TabularDenoiser(2, 3, process.graph.vocab_size, generator=torch.Generator().manual_seed(0)).double()
     td = observation(process.graph.vocab_size, float(grid[k]))
     action = RatePolicy(denoiser, process, num_steps=num_steps)(td)["action"]
     t, s = grid[k].expand(16), grid[k + 1].expand(16)
-    acted = held_rates(process.graph, td["tokens"], action, process.clock_step(t, s))
+    acted = held_rates(process.graph, td["tokens"], action.double(), process.clock_step(t, s))
     ancestral = process.step_law(denoiser(td["tokens"], t), td["tokens"], t, s, denoiser.parameterisation)
     torch.testing.assert_close(acted.log_probs.exp(), ancestral.log_probs.exp(), atol=1e-6, rtol=0)
 
