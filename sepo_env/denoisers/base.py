@@ -1,12 +1,14 @@
 """What every denoiser is: tokens and time in, per-position log-probabilities or log scores out."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from types import FunctionType
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from sepo_env.diffusion.wrapped import unwrapped
 from sepo_env.errors import InvalidDenoiserError
+from sepo_env.metering import evaluates
 
 Parameterisation = Literal["posterior", "score"]
 
@@ -17,6 +19,9 @@ class Denoiser(nn.Module, ABC):
     With ``parameterisation == "posterior"`` the output is :math:`\log p_\theta(x_0^i = v \mid x_t)`, normalised
     over the ``V`` visible tokens; with ``"score"`` it is the log concrete score
     :math:`\log s_\theta(x_t, t)_{i, v} = \log p_t(x_t^{i \to v}) / p_t(x_t)`, whose entry at ``v = x_t^i`` is 0.
+
+    Every public method of a subclass that makes floating-point numbers of its argument's rows is an evaluation, which
+    meters learn of (`sepo_env.metering`).
 
     Shapes:
         tokens ``(B, L)`` int64 and time ``(B,)`` float -> ``(B, L, V)`` float32.
@@ -35,6 +40,14 @@ class Denoiser(nn.Module, ABC):
     length: int | None
     parameterisation: Parameterisation
     time_conditioned: bool
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Mark what evaluates: `forward` and whatever else is public and not every module's."""
+        super().__init_subclass__(**options)
+        for name, member in list(vars(cls).items()):
+            public = not name.startswith("_") and not hasattr(nn.Module, name)
+            if isinstance(member, FunctionType) and (public or name == "forward"):
+                setattr(cls, name, evaluates(member))
 
     @abstractmethod
     def forward(self, tokens: Tensor, time: Tensor) -> Tensor:

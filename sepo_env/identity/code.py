@@ -14,6 +14,8 @@ from pathlib import Path
 from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any
 
+from sepo_env.metering import unmarked
+
 OURS = ("sepo_env", "agents")
 
 _CONSTRUCTORS = frozenset({"__init__", "__new__", "__post_init__", "__setstate__"})
@@ -140,6 +142,8 @@ def late_imports(function: FunctionType) -> list[str]:
 def members(cls: type) -> Iterator[tuple[str, Any]]:
     """What a class itself defines, by name: its functions, those of its properties, and its constants."""
     for name, member in sorted(vars(cls).items()):
+        if isinstance(member, FunctionType):
+            member = unmarked(member)
         if name in _MACHINERY or isinstance(member, (MemberDescriptorType, GetSetDescriptorType)):
             continue
         if isinstance(member, property):
@@ -155,6 +159,7 @@ def changing_attributes(cls: type) -> frozenset[str]:
     changed: set[str] = set()
     for kind in filter(_is_ours_or_own, cls.__mro__):
         for name, member in vars(kind).items():
+            member = unmarked(member) if isinstance(member, FunctionType) else member
             helper = name.startswith("_") and not name.startswith("__")
             if isinstance(member, FunctionType) and name not in _CONSTRUCTORS and (helper or name in _SCORING):
                 for code in code_of(member):

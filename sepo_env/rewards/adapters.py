@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sepo_env.arguments import Count, Positive, check_fields, checked
 from sepo_env.errors import InvalidArgumentError, RewardError, RewardTimeoutError
 from sepo_env.identity import describe_callable
+from sepo_env.metering import running
 from sepo_env.precision import without_autocast
 from sepo_env.rewards import isolate
 from sepo_env.rewards.base import Reward, RewardRole, check_tokens
@@ -147,6 +148,14 @@ class FunctionReward(Reward):
         told = describe_callable(function.module if isinstance(function, ModuleReward) else function)
         return {"name": self.name, "reads": self.function.reads, "function": told, **options}
 
+    def networks(self) -> Iterator[tuple[Reward, nn.Module]]:
+        """The module that scores, or what another reward scores with."""
+        function: Any = self.function.function
+        if isinstance(function, Reward):
+            yield from function.networks()
+        elif isinstance(function, ModuleReward):
+            yield self, function.module
+
     def close(self) -> None:
         """End the worker processes; the next call starts new ones."""
         if self._pool is not None:
@@ -188,7 +197,8 @@ class FunctionReward(Reward):
                 return f"sequence {row} (tokens {shorten(str(tokens[row].tolist()))})"
             return f"sequence {row} ({shorten(text)!r}, {len(text)} letters)"
 
-        failures = self._attempt(batch, values, show)
+        with running(self):
+            failures = self._attempt(batch, values, show)
         if failures and self.options.on_error == "raise":
             self._raise(failures, len(rows), show)
         floor = self.options.floor if self.options.floor is not None else math.nan

@@ -1,13 +1,19 @@
 """What every reward is: finished sequences in, one number each out."""
 
+from __future__ import annotations
+
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sepo_env.errors import InvalidShapeError, InvalidTokensError, RewardError
 from sepo_env.identity import Identified
+from sepo_env.metering import evaluated, is_running, mark, running
 from sepo_env.precision import without_autocast
 from sepo_env.rewards.values import read_values, shorten
 
@@ -51,6 +57,13 @@ class Reward(Identified, ABC):
     cache_hits: int = 0
     num_ids: int | None = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Count the sequences that `score` is asked for past the call; who overrides the call counts by itself."""
+        super().__init_subclass__(**options)
+        score = vars(cls).get("score")
+        if isinstance(score, FunctionType) and cls.__call__ is Reward.__call__:
+            setattr(cls, "score", _counted(score))  # noqa: B010 - to mypy a method is not to be assigned to
+
     @abstractmethod
     def score(self, tokens: Tensor) -> Tensor:
         """Return one value for each of the sequences ``tokens`` ``(B, L)``, which are its own to write into."""
@@ -67,7 +80,7 @@ class Reward(Identified, ABC):
         if not len(tokens):
             return torch.zeros(0, dtype=torch.float32, device=tokens.device)
         self.calls += tokens.shape[0]
-        with torch.no_grad(), without_autocast():
+        with torch.no_grad(), without_autocast(), running(self):
             raw = self.score(tokens.clone())
 
         def show(row: int) -> str:
@@ -94,6 +107,10 @@ class Reward(Identified, ABC):
         """
         return {"name": self.name, **super().identity()}
 
+    def networks(self) -> Iterator[tuple[Reward, nn.Module]]:
+        """The networks that score, each with the reward that calls it, for a meter to look at."""
+        yield from ((self, value) for value in vars(self).values() if isinstance(value, nn.Module))
+
     def close(self) -> None:
         """End what runs in the background, such as worker processes; a later call starts it anew."""
 
@@ -102,6 +119,22 @@ class Reward(Identified, ABC):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _counted(score: Callable[..., Any]) -> Callable[..., Any]:
+    """`Reward.score` that counts where it is called by itself; a gradient through it is worth two calls more."""
+
+    @functools.wraps(score)
+    def call(self: Reward, tokens: Tensor) -> Any:
+        if is_running(id(self)):
+            return score(self, tokens)
+        with running(self):
+            values = score(self, tokens)
+        rows, differentiable = evaluated(tokens, values) or (len(tokens), False)
+        self.calls += rows * (3 if differentiable else 1)
+        return values
+
+    return mark(call)
 
 
 def check_tokens(tokens: Tensor, num_ids: int | None = None) -> None:

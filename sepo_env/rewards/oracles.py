@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sepo_env.arguments import Count, PathArgument, Share, Size, WholeNumber, check_fields, checked
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
+from sepo_env.metering import evaluates
 from sepo_env.precision import float32_default
 from sepo_env.tensorfile import check_tensors, read_tensors
 
@@ -194,6 +195,7 @@ class OracleEnsemble(nn.Module):
         self.output_class = output_class
         self.both_strands = both_strands
 
+    @evaluates
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the members' predictions ``(M, B)`` for ``tokens`` ``(B, L)``."""
         if tokens.ndim != 2 or tokens.dtype != torch.int64:
@@ -207,6 +209,7 @@ class OracleEnsemble(nn.Module):
             )
         return self.predict_weights(F.one_hot(tokens, NUM_NUCLEOTIDES).float())
 
+    @evaluates
     def predict_weights(self, weights: Tensor) -> Tensor:
         """Return ``(M, B)`` for nucleotide weights ``(B, L, 4)``, differentiably; one-hot rows are a sequence."""
         predictions = self._predict(weights)

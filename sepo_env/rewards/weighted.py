@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sepo_env.arguments import check_argument, check_fields, checked, shown
 from sepo_env.errors import HeldOutRewardError, InvalidArgumentError
@@ -93,6 +93,11 @@ class WeightedSum(Reward):
         """The weights, and what each term is."""
         terms = {term.name: term.reward.identity() for term in self._terms}
         return {"name": self.name, "weights": self.weights, "terms": terms}
+
+    def networks(self) -> Iterator[tuple[Reward, nn.Module]]:
+        """Those of every term."""
+        for term in self._terms:
+            yield from term.reward.networks()
 
     def close(self) -> None:
         """Close every term."""
