@@ -166,7 +166,7 @@ def test_a_live_denoiser_with_other_weights_is_another_run(tmp_path: Path) -> No
 def test_another_judge_is_another_run(tmp_path: Path) -> None:
     trained(tmp_path)
     other = OtherJudge()
-    with pytest.raises(CheckpointError, match="judge was 'table', is 'share_of_a'"):
+    with pytest.raises(CheckpointError, match="judge was 'held_out_table', is 'share_of_a'"):
         resumed(tmp_path, task=other)
 
 
