@@ -2,12 +2,15 @@
 
 Without arguments: pretrained, SEPO, PPO, DDPO and REINFORCE on DNAEnhancer-v0, two seeds, in about a quarter of an
 hour on two cores. Interrupted, the same command goes on where it stopped. The results are in the output folder:
-``report.md`` and beside it the tables (CSV, Markdown) and the pictures (PNG, PDF).
+``report.md`` and beside it the tables (CSV, Markdown) and the pictures (PNG, PDF)::
+
+    python benchmarks/compare.py --smoke                              # a few iterations, to see that all parts work
+    python benchmarks/compare.py --task ToyCTMC-v0 --agents sepo ppo --seeds 0 1 2
+    python benchmarks/compare.py --suite full --output results/full   # five seeds, half an hour
 """
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +18,15 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:  # run as a file
     import _checkout  # noqa: F401
 
-import tyro
-
-from benchmarks.comparison.report import cost_verdict, load_results, reference_of, write_report
-from benchmarks.comparison.runs import plan
+from benchmarks._program import AMISS, DONE, EXIT_STATUS, PathOption, run_program
+from benchmarks.comparison.report import load_results, reference_of, write_report
+from benchmarks.comparison.runs import claim_all, plan
 from benchmarks.comparison.scheduler import available_cores, run_all
 from benchmarks.comparison.suite import Suite, SuiteName, make_suite, task_options
-from benchmarks.comparison.tables import MAX_COST_SPREAD, cost_spread
 from benchmarks.comparison.worker import check
+from sepo_env.arguments import Count, NonNegative, WholeNumber, check_fields
 from sepo_env.device import find_device
-from sepo_env.errors import SepoEnvError
+from sepo_env.files import ClaimedFolder
 
 
 @dataclass(frozen=True)
@@ -37,30 +39,34 @@ class Options:
     """default: two seeds, minutes; full: five seeds and more samples to judge, half an hour."""
     agents: tuple[str, ...] = ()
     """Names in the registry of agents, and "pretrained"; all of them if none is given."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[WholeNumber, ...] = ()
     """One run of each agent for each; the suite's own if none is given."""
-    budget: int | None = None
+    budget: Count | None = None
     """Network evaluations of a run (1 a sequence forward, 3 with its backward); the suite's own if not given."""
     prompt: tuple[str, ...] = ()
     """One or several texts of which every sequence keeps one, with the task's mask letter where free (? for DNA, _ for
     text); give a folder of its own with it (--output), as with the three options below."""
     task_options: str = "{}"
     """Options of the task as a JSON object, such as {"schedule": "cosine"}."""
-    artefacts: Path | None = None
+    artefacts: PathOption | None = None
     """Folder of published artefacts to run on, for DNAEnhancer-v0: the same as --task-options '{"artefacts": DIR}'.
     Settings were tuned on the shipped assets. Each process loads the oracles (3 GB): --workers 1 may be best."""
-    guidance_scale: float = 0.0
+    guidance_scale: NonNegative = 0.0
     """Classifier-free guidance by the prompts, of agents and pretrained denoiser alike; it doubles the cost, so the
     budget pays for half as many iterations."""
     device: str = "auto"
     """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
-    workers: int | None = None
+    workers: Count | None = None
     """Runs at a time, each in a process of its own; as many as there are cores on a cpu, else one."""
-    output: Path | None = None
+    output: PathOption | None = None
     """Folder of the results; runs/<task>-<suite> in the present folder if not given (with -artefacts or -options behind
     the task where there are such)."""
     smoke: bool = False
     """A few iterations a run, to see in seconds that all parts work: the same as --suite smoke."""
+
+    def __post_init__(self) -> None:
+        """Check the types and ranges of all flags."""
+        check_fields(self)
 
     @property
     def suite_name(self) -> SuiteName:
@@ -70,7 +76,7 @@ class Options:
     @property
     def folder(self) -> Path:
         """The output folder that is meant."""
-        return self.output or Path("runs") / f"{self.make_suite().world}-{self.suite_name}"
+        return Path(self.output or Path("runs") / f"{self.make_suite().world}-{self.suite_name}")
 
     def make_suite(self) -> Suite:
         """The suite with what was given in place of its own."""
@@ -84,34 +90,38 @@ class Options:
 
 
 def main(options: Options, command: str) -> int:
-    """Run what is not finished yet, and write the report; the exit status is 1 if anything is amiss."""
+    """Run what is not finished yet, and write the report; the exit status is 1 if anything is amiss.
+
+    Raises:
+        CheckpointError: the folder holds runs with other settings, or damaged results.
+        FolderError: the folder cannot be written; what is finished is kept.
+        FolderInUseError: another comparison writes there.
+    """
     suite, device = options.make_suite(), str(find_device(options.device))
     check(suite)
-    runs = plan(suite)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    for run in runs:
-        run.claim(options.folder)
-    failures = run_all(runs, options.folder, device=device, workers=options.num_workers())
-    results = load_results(runs, options.folder)
+    runs, folder = plan(suite), options.folder
+    with ClaimedFolder(folder) as claimed:
+        claim_all(runs, folder)
+        failures = run_all(runs, folder, device=device, workers=options.num_workers())
+        claimed.restore()
+        results = load_results(runs, folder, failures)
+        write_report(results, suite, reference_of(suite), folder, command)
     if not results.runs.empty:
-        write_report(results, suite, reference_of(suite), options.folder, command)
-        print((options.folder / "summary.md").read_text())
-        print(cost_verdict(results.runs))
-        print(f"\nreport: {options.folder / 'report.md'}")
-    for failure in failures:
-        print(f"{failure.run.name} FAILED: {failure.message} (error.txt in its folder)", file=sys.stderr)
-    matched = max(cost_spread(results.runs).values()) <= MAX_COST_SPREAD
-    return 0 if matched and not failures else 1
+        print((folder / "summary.md").read_text(encoding="utf-8"))
+    print(results.verdict.sentence())
+    print(f"\nreport: {folder / 'report.md'}")
+    for line in results.verdict.lines():
+        print(line, file=sys.stderr)
+    return DONE if results.verdict.is_sound else AMISS
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Options, description=__doc__)
-    try:
-        status = main(arguments, f"python benchmarks/compare.py {shlex.join(sys.argv[1:])}".strip())
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        status = 130
-    except SepoEnvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+    sys.exit(
+        run_program(
+            Options,
+            main,
+            file="compare.py",
+            description=f"{__doc__}\n{EXIT_STATUS}",
+            when_stopped="the same command goes on from here",
+        )
+    )

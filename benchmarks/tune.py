@@ -7,7 +7,10 @@ settings, on one seed that no comparison uses; what it selects is one of a handf
 handful for all. The winners are entered by hand under ``tuned`` in benchmarks/comparison/suite.py. Interrupted, the
 same command goes on where it stopped.
 
-Besides ``--study agents`` there are studies of SEPO's own choices, on the same grid: ``forms`` and ``rewards``.
+Besides ``--study agents`` there are studies of SEPO's own choices, on the same grid: ``forms`` and ``rewards``::
+
+    python benchmarks/tune.py --task ToyCTMC-v0 --output runs/tuning --tables runs/tuning
+    python benchmarks/tune.py --study forms
 """
 
 from __future__ import annotations
@@ -24,15 +27,18 @@ if __name__ == "__main__" and not __package__:  # run as a file
     import _checkout  # noqa: F401
 
 import pandas as pd
-import tyro
 
 from agents.registry import AGENTS
-from benchmarks.comparison.runs import Run, plan, write_atomically
+from benchmarks._program import AMISS, DONE, EXIT_STATUS, PathOption, run_program
+from benchmarks.comparison.runs import Run, claim_all, plan
 from benchmarks.comparison.scheduler import available_cores, run_all
 from benchmarks.comparison.suite import Suite, SuiteName, make_suite, task_options
 from benchmarks.comparison.tables import PRETRAINED, markdown_table
+from benchmarks.comparison.worker import check
+from sepo_env.arguments import Count, WholeNumber, check_fields
 from sepo_env.device import find_device
-from sepo_env.errors import InvalidArgumentError, SepoEnvError
+from sepo_env.errors import InvalidArgumentError
+from sepo_env.files import ClaimedFolder, write_atomically
 
 StudyName = Literal["agents", "forms", "rewards"]
 
@@ -84,23 +90,27 @@ class Options:
     """Gymnasium id of the world."""
     suite: SuiteName = "default"
     """The suite whose cost a run has."""
-    budget: int | None = None
+    budget: Count | None = None
     """Network evaluations a run; None is the suite's."""
-    seed: int = 1000
+    seed: WholeNumber = 1000
     """Seed of the runs; no suite may compare on it."""
     task_options: str = "{}"
     """Options of the task as a JSON object."""
-    artefacts: Path | None = None
+    artefacts: PathOption | None = None
     """Folder of published artefacts to run on, for DNAEnhancer-v0: the same as --task-options '{"artefacts": DIR}'.
     Settings were tuned on the shipped assets. Each process loads the oracles (3 GB): --workers 1 may be best."""
     device: str = "auto"
     """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
-    workers: int | None = None
+    workers: Count | None = None
     """Runs at a time, each in a process of its own; as many as there are cores on a cpu, else one."""
-    output: Path = Path("runs/tuning")
+    output: PathOption = Path("runs/tuning")
     """Folder of the runs; each study of each task has a folder of its own in it."""
-    tables: Path = Path(__file__).parent / "results" / "tuning"
+    tables: PathOption = Path(__file__).parent / "results" / "tuning"
     """Folder for the results of all configurations, in it a folder for each task, in that a CSV file for each study."""
+
+    def __post_init__(self) -> None:
+        """Check the types and ranges of all flags."""
+        check_fields(self)
 
 
 def tuning_runs(suite: Suite, study: Study) -> list[Run]:
@@ -146,8 +156,14 @@ def results_table(runs: list[Run], names: Sequence[str], output: Path) -> pd.Dat
     return frame.sort_values(["agent", *names], ignore_index=True)
 
 
-def main(options: Options) -> int:
-    """Run the study, write the table, print what was selected."""
+def main(options: Options, command: str = "") -> int:
+    """Run the study, write the table, print what was selected; the exit status is 1 if a run is missing.
+
+    Raises:
+        CheckpointError: the folder holds runs with other settings, or damaged results.
+        FolderError: a folder cannot be written; what is finished is kept.
+        FolderInUseError: another study writes there.
+    """
     if options.seed in make_suite(options.task, "full").seeds:
         raise InvalidArgumentError(f"seed {options.seed} is one that agents are compared on; tune on another one.")
     device, study = find_device(options.device), STUDIES[options.study]
@@ -155,36 +171,42 @@ def main(options: Options) -> int:
     suite = dataclasses.replace(suite, task_options=task_options(options.task_options, options.artefacts))
     if options.budget is not None:
         suite = dataclasses.replace(suite, budget=options.budget)
-    output = options.output / suite.world / options.study
+    check(suite)
+    output = Path(options.output) / suite.world / options.study
     runs = tuning_runs(suite, study)
-    for run in runs:
-        run.claim(output)
-    workers = options.workers or (available_cores() if device.type == "cpu" else 1)
-    failures = run_all(runs, output, device=str(device), workers=workers)
-    for failure in failures:
-        print(f"{failure.run.name} FAILED: {failure.message} (error.txt in its folder)", file=sys.stderr)
-    if any(failure.run.agent == PRETRAINED for failure in failures) or len(failures) == len(runs) - 1:
-        return 1
+    with ClaimedFolder(output) as claimed:
+        claim_all(runs, output)
+        workers = options.workers or (available_cores() if device.type == "cpu" else 1)
+        failures = run_all(runs, output, device=str(device), workers=workers)
+        claimed.restore()
+    missing = {run.name: "its results are gone" for run in runs if not run.is_finished(output)}
+    missing |= {failure.run.name: f"{failure.message} (error.txt in its folder)" for failure in failures}
+    for name, reason in missing.items():
+        print(f"{name} FAILED: {reason}", file=sys.stderr)
+    finished = {run.agent for run in runs if run.name not in missing}
+    if PRETRAINED not in finished or len(finished) == 1:
+        print("nothing can be selected; the same command tries these runs again", file=sys.stderr)
+        return AMISS
     settings = (*study.fixed, *suite.grid)
     table = results_table(runs, settings, output)
-    path = options.tables / suite.world / f"{options.study}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
+    path = Path(options.tables) / suite.world / f"{options.study}.csv"
+    write_atomically(path, table.to_csv(index=False).encode())
     columns = [name for name in (CRITERION, *NATURALNESS) if name in table]
     shown = table[["agent", *settings, *columns, "selected"]].set_index("agent")
     print(markdown_table(shown.map(lambda cell: f"{cell:g}" if isinstance(cell, float) else str(cell))))
+    if missing:
+        print(f"\n**THE STUDY IS INCOMPLETE**: {len(runs) - len(missing)} of {len(runs)} runs finished.")
     print(f"\n{path}")
-    return 1 if failures else 0
+    return AMISS if missing else DONE
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Options, description=__doc__)
-    try:
-        status = main(arguments)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        status = 130
-    except SepoEnvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+    sys.exit(
+        run_program(
+            Options,
+            main,
+            file="tune.py",
+            description=f"{__doc__}\n{EXIT_STATUS}",
+            when_stopped="the same command goes on from here",
+        )
+    )

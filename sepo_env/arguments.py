@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import DocInfo, Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, ConfigDict, PlainValidator, TypeAdapter, ValidationError
 
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
@@ -167,7 +167,7 @@ def shown(value: Any, longest: int = _LONGEST) -> str:
 
 
 def describe(hint: Any) -> str:
-    """Say in words what an annotation asks for.
+    """Say in words what an annotation asks for: in those of its ``annotated_types.doc``, if it has one.
 
     >>> describe(Positive | None), describe(Literal["a", "b"]), describe(Sequence[str])
     ('a finite number above 0, or None', "'a' or 'b'", 'a sequence of text')
@@ -176,7 +176,8 @@ def describe(hint: Any) -> str:
     if hint == PathText:
         return "a path"
     if origin is Annotated:
-        return describe(args[0]) + _bounds(args[1:])
+        in_words = [entry.documentation for entry in args[1:] if isinstance(entry, DocInfo)]
+        return in_words[0] if in_words else describe(args[0]) + _bounds(args[1:])
     if origin in (Union, types.UnionType):
         return ", or ".join(dict.fromkeys(describe(arg) for arg in args))
     if origin is Literal:

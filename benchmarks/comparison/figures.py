@@ -77,11 +77,14 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return styled
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write ``name.png`` and ``name.pdf``; without dates in them, so that the same figure is the same file."""
+ENDINGS = ("png", "pdf")
+_NO_DATES = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture, in one of the formats `ENDINGS`; without a date in it: the same figure is the same file."""
     with matplotlib.rc_context(STYLE):
-        figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+        figure.savefig(path, metadata=_NO_DATES[path.suffix.removeprefix(".")])
 
 
 @_styled

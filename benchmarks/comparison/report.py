@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.comparison import figures, tables
-from benchmarks.comparison.runs import Run, write_atomically
+from benchmarks.comparison.runs import Run
+from benchmarks.comparison.scheduler import Failure
 from benchmarks.comparison.suite import Suite
+from benchmarks.comparison.verdict import Unfinished, Verdict, judge
 from benchmarks.comparison.worker import make_task
+from sepo_env.errors import CheckpointError
+from sepo_env.files import replacing, write_atomically
 from sepo_env.tasks.metrics import kmer_counts
 
 LABELS = {
@@ -46,6 +52,16 @@ LABELS = {
     "wall_time": "training time (s)",
 }
 """Rows of the table in their order; a metric that a task adds follows under its own name."""
+WRITTEN = (
+    *(f"{name}.csv" for name in ("curves", "runs", "summary")),
+    "summary.md",
+    *(
+        f"{name}.{end}"
+        for name in ("learning_curves", "training_gap", "violins", "pareto", "kmers")
+        for end in figures.ENDINGS
+    ),
+)
+"""Every file of a report beside ``report.md``."""
 _SHOWN_SAMPLES = 5
 
 
@@ -70,45 +86,92 @@ class Reference(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Finished runs as three tidy tables: one row a run, a logged step, a sequence."""
+    """Finished runs as three tidy tables: one row a run, a logged step, a sequence; and what is to be thought of them.
+
+    Attributes:
+        runs: empty where no run finished.
+        curves: empty where no agent was trained.
+        samples: empty where no run finished.
+        verdict: which runs are missing, and whether the costs agree.
+    """
 
     runs: pd.DataFrame
     curves: pd.DataFrame
     samples: pd.DataFrame
+    verdict: Verdict
 
 
-def load_results(runs: Sequence[Run], output: Path) -> Results:
-    """Read the finished ones of the runs; the others are left out."""
-    finished = [run for run in runs if run.is_finished(output)]
-    curves = [curve for run in finished if not (curve := run.load_curve(output)).empty]
+def load_results(runs: Sequence[Run], output: Path, failures: Sequence[Failure] = ()) -> Results:
+    """Read the results of all runs; those that failed, are not there or cannot be read are named in the verdict.
+
+    Args:
+        runs: all planned ones.
+        output: the comparison's folder.
+        failures: runs that failed, with the reason.
+    """
+    reasons = {failure.run.name: f"{failure.message} (error.txt in its folder)" for failure in failures}
+    rows, curves, samples, unfinished = [], [], [], []
+    for run in runs:
+        try:
+            if run.name in reasons or not run.is_finished(output):
+                raise CheckpointError(run.folder(output), "it has no results", "call the same command again")
+            run.check(output)
+            row, curve, drawn = run.load_results(output), run.load_curve(output), run.load_samples(output)
+        except CheckpointError as error:
+            unfinished.append(Unfinished(run.name, reasons.get(run.name, str(error))))
+            continue
+        rows.append(row)
+        samples.append(drawn)
+        if not curve.empty:
+            curves.append(curve)
+    table = pd.DataFrame(rows)
     return Results(
-        pd.DataFrame([run.load_results(output) for run in finished]),
+        table,
         pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
-        pd.concat([run.load_samples(output) for run in finished], ignore_index=True),
+        pd.concat(samples, ignore_index=True) if samples else pd.DataFrame(),
+        judge(table, unfinished),
     )
 
 
 def write_report(results: Results, suite: Suite, reference: Reference, output: Path, command: str) -> None:
-    """Write ``curves.csv``, ``runs.csv``, ``summary.csv``, ``summary.md``, the pictures and ``report.md``."""
-    summary = tables.summarise(results.runs)
+    """Write ``curves.csv``, ``runs.csv``, ``summary.csv``, ``summary.md``, the pictures and ``report.md``.
+
+    Where no run finished, ``report.md`` alone says so, and no table or picture of an earlier report is left.
+
+    Raises:
+        FolderError: they cannot be written.
+    """
+    if results.runs.empty:
+        for name in WRITTEN:
+            with suppress(OSError):
+                (output / name).unlink(missing_ok=True)
+        page = "\n\n".join([_title(suite), f"`{command}`", results.verdict.sentence(), _missing(results.verdict)])
+        write_atomically(output / "report.md", f"{page}\n".encode())
+        return
+    planned = Counter(agent for _ in suite.seeds for agent in suite.agents)
+    summary = tables.summarise(results.runs, planned)
     names = [name for name in results.runs.columns if name not in tables.RUN_KEYS]
     labels = {**LABELS, **{name: name for name in names if name not in LABELS and name != "iteration"}}
     table = tables.summary_markdown(summary, labels)
     for name, frame in [("curves", results.curves), ("runs", results.runs), ("summary", summary.reset_index())]:
-        write_atomically(output / f"{name}.csv", lambda path, frame=frame: frame.to_csv(path, index=False))
-    write_atomically(output / "summary.md", lambda path: path.write_text(table + "\n"))
+        write_atomically(output / f"{name}.csv", frame.to_csv(index=False).encode())
+    if not results.verdict.is_complete:
+        table = f"{table}\n\n{results.verdict.sentence()}\n\n{_missing(results.verdict)}"
+    write_atomically(output / "summary.md", f"{table}\n".encode())
     pictures = draw_figures(results, reference, output)
     page = _page(results, suite, reference, table, pictures, command)
-    write_atomically(output / "report.md", lambda path: path.write_text(page))
+    write_atomically(output / "report.md", page.encode())
 
 
 def draw_figures(results: Results, reference: Reference, output: Path) -> dict[str, str]:
     """Draw what the results allow; returns file name -> caption."""
-    runs, curves, samples = results
+    runs, curves, samples, _ = results
     drawn: dict[str, str] = {}
 
     def keep(name: str, figure: figures.Figure, caption: str) -> None:
-        figures.save(figure, output, name)
+        for end in figures.ENDINGS:
+            with replacing(output / f"{name}.{end}") as path:
+                figures.save(figure, path)
         drawn[name] = caption
 
     if not curves.empty and curves["held_out_reward"].notna().any():
@@ -153,16 +216,12 @@ def reference_of(suite: Suite) -> Reference:
     return _REFERENCES[suite.task](suite)
 
 
-def cost_verdict(runs: pd.DataFrame) -> str:
-    """One sentence: whether the costs are equal enough for a comparison."""
-    spread = tables.cost_spread(runs)
-    figures_ = ", ".join(f"{name} {100 * value:.1f} %" for name, value in spread.items())
-    if max(spread.values()) <= tables.MAX_COST_SPREAD:
-        return f"Costs are matched: largest over smallest run, {figures_}."
-    return (
-        f"**COSTS ARE NOT MATCHED**: largest over smallest run, {figures_}, allowed "
-        f"{100 * tables.MAX_COST_SPREAD:.0f} %; look at the agents' settings in benchmarks/comparison/suite.py."
-    )
+def _title(suite: Suite) -> str:
+    return f"# {suite.task}: {', '.join(suite.agents)}"
+
+
+def _missing(verdict: Verdict) -> str:
+    return "\n".join(f"- {line}" for line in verdict.lines())
 
 
 def _page(
@@ -193,12 +252,12 @@ def _page(
     )
     shown = "\n\n".join(f"![{name}]({name}.png)\n*{caption}*" for name, caption in pictures.items())
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchrl", "tensordict"))
-    return f"""# {suite.task}: {", ".join(suite.agents)}
+    return f"""{_title(suite)}
 
 `{command}`
 
 {seeds}. Rewards: {reference.unit}.
-Every run ends with {judged.num_samples} sequences from {judged.num_steps} steps. {cost_verdict(results.runs)}{band}
+Every run ends with {judged.num_samples} sequences from {judged.num_steps} steps. {results.verdict.sentence()}{band}
 
 {table}
 

@@ -7,15 +7,14 @@
         log/            the agent's own log and checkpoint: an interrupted run goes on from here
         curve.csv       the agent's log, one row a step
         samples.csv     the sequences it ends with, and their scores
-        run.json        cost and metrics; written last: a run that has it is finished
+        run.json        cost and metrics, and the digests of all results; written last: a run that has it is finished
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,15 @@ from typing import Any
 import pandas as pd
 
 import sepo_env
+from benchmarks._reading import read_bytes, read_json, read_table
 from benchmarks.comparison.suite import Evaluation, Suite
 from sepo_env import tasks
+from sepo_env.arguments import NonNegative, WholeNumber, check_fields
 from sepo_env.errors import CheckpointError
+from sepo_env.files import write_atomically, writing
 from sepo_env.registration import ENVIRONMENTS
 
+_SHOWN_REFUSALS = 5
 _OPTIONAL = frozenset({"prompt", "task_options", "artefacts", "guidance_scale"})
 
 
@@ -53,7 +56,7 @@ class Run:
 
     task: str
     agent: str
-    seed: int
+    seed: WholeNumber
     settings: Mapping[str, Any]
     evaluation: Evaluation
     reward: str | None
@@ -62,7 +65,11 @@ class Run:
     prompt: tuple[str, ...] = ()
     task_options: Mapping[str, Any] = field(default_factory=dict)
     artefacts: Mapping[str, str] = field(default_factory=dict)
-    guidance_scale: float = 0.0
+    guidance_scale: NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the types of all fields."""
+        check_fields(self)
 
     @property
     def name(self) -> str:
@@ -84,22 +91,24 @@ class Run:
         return record | ({"task_options": options} if options else {}) | ({"artefacts": artefacts} if artefacts else {})
 
     def claim(self, output: Path) -> Path:
-        """Make the folder, or enter one that holds this very run.
+        """Make the folder, or enter one that holds this very run, whole.
 
         Raises:
-            CheckpointError: the folder holds a run with another configuration.
+            CheckpointError: the folder holds a run with another configuration, or damaged results.
+            FolderError: it cannot be written.
         """
         folder = self.folder(output)
         path = folder / "config.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            changed = ", ".join(_differences(found, self.config()))
-            if changed:
-                cure = f"choose another --output, or delete {output} to start afresh"
-                raise CheckpointError(folder, f"it holds a run with other settings ({changed})", cure)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda temporary: temporary.write_text(json.dumps(self.config(), indent=1)))
+        with writing(folder):
+            if path.exists():
+                changed = ", ".join(_differences(read_json(path, self._cure(output)), self.config()))
+                if changed:
+                    cure = f"choose another --output, or delete {output} to start afresh"
+                    raise CheckpointError(folder, f"it holds a run with other settings ({changed})", cure)
+            else:
+                write_atomically(path, json.dumps(self.config(), indent=1).encode())
+            if self.is_finished(output):
+                self.check(output)
         return folder
 
     def is_finished(self, output: Path) -> bool:
@@ -107,25 +116,75 @@ class Run:
         return (self.folder(output) / "run.json").exists()
 
     def finish(self, output: Path, curve: pd.DataFrame, samples: pd.DataFrame, results: Mapping[str, float]) -> None:
-        """Write the results, the mark of completion last."""
+        """Write the results, the mark of completion last.
+
+        Raises:
+            FolderError: they cannot be written.
+        """
         folder = self.folder(output)
-        write_atomically(folder / "curve.csv", lambda path: curve.to_csv(path, index=False))
-        write_atomically(folder / "samples.csv", lambda path: samples.to_csv(path, index=False))
-        (folder / "error.txt").unlink(missing_ok=True)
-        write_atomically(folder / "run.json", lambda path: path.write_text(json.dumps(dict(results), indent=1)))
+        files = {"curve.csv": curve, "samples.csv": samples}
+        contents = {name: frame.to_csv(index=False).encode() for name, frame in files.items()}
+        for name, content in contents.items():
+            write_atomically(folder / name, content)
+        with writing(folder):
+            (folder / "error.txt").unlink(missing_ok=True)
+        record = {"figures": dict(results), "files": {name: _digest(content) for name, content in contents.items()}}
+        record["digest"] = _digest_of_record(record)
+        write_atomically(folder / "run.json", json.dumps(record, indent=1).encode())
+
+    def check(self, output: Path) -> None:
+        """Raise a CheckpointError that names the file where a finished run's results are not as they were written."""
+        record = self._record(output)
+        for name, digest in record.get("files", {}).items():
+            path = self.folder(output) / name
+            if _digest(read_bytes(path, self._cure(output))) != digest:
+                raise CheckpointError(path, "it is damaged: it is not as it was written", self._cure(output))
+        self.load_curve(output)
+        self.load_samples(output)
 
     def load_curve(self, output: Path) -> pd.DataFrame:
-        """The logged steps with task, agent and seed in front; empty for the pretrained denoiser."""
-        return self._labelled(pd.read_csv(self.folder(output) / "curve.csv"))
+        """The logged steps with task, agent and seed in front; empty for the pretrained denoiser.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        path = self.folder(output) / "curve.csv"
+        return self._labelled(read_table(path, self._cure(output), numbers=["iteration"]))
 
     def load_samples(self, output: Path) -> pd.DataFrame:
-        """The scored sequences with task, agent and seed in front."""
-        return self._labelled(pd.read_csv(self.folder(output) / "samples.csv"))
+        """The scored sequences with task, agent and seed in front.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        path = self.folder(output) / "samples.csv"
+        table = read_table(path, self._cure(output), numbers=["held_out_reward"], texts=["sequence"])
+        return self._labelled(table)
 
     def load_results(self, output: Path) -> dict[str, Any]:
-        """Cost and metrics with task, agent and seed in front."""
-        record = json.loads((self.folder(output) / "run.json").read_text())
-        return {"task": self.task, "agent": self.agent, "seed": self.seed, **record}
+        """Cost and metrics with task, agent and seed in front.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        record = self._record(output)
+        return {"task": self.task, "agent": self.agent, "seed": self.seed, **record["figures"]}
+
+    def _record(self, output: Path) -> dict[str, Any]:
+        """What stands in ``run.json``; of a folder from before there were digests the figures alone."""
+        path = self.folder(output) / "run.json"
+        found = read_json(path, self._cure(output))
+        if "digest" not in found:
+            found = {"figures": found}
+        elif found["digest"] != _digest_of_record(found):
+            raise CheckpointError(path, "it is damaged: it is not as it was written", self._cure(output))
+        figures = found["figures"]
+        if "nfe" not in figures or not all(isinstance(value, (int, float)) for value in figures.values()):
+            raise CheckpointError(path, "it holds something else than the figures of a run", self._cure(output))
+        return found
+
+    def _cure(self, output: Path) -> str:
+        return f"delete the folder {self.folder(output)}, and the same command does this run again"
 
     def _labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
         labels = {"task": self.task, "agent": self.agent, "seed": self.seed}
@@ -158,11 +217,26 @@ def plan(suite: Suite) -> list[Run]:
     ]
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in place: a reader sees all of it or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    os.replace(temporary, path)
+def claim_all(runs: Sequence[Run], output: Path) -> None:
+    """Claim the folders of all runs, so that what does not fit, or is damaged, is known before anything runs.
+
+    Raises:
+        CheckpointError: a folder holds another run, or damaged results; the first one, with the others as notes.
+        FolderError: a folder cannot be written.
+    """
+    refused: list[CheckpointError] = []
+    for run in runs:
+        try:
+            run.claim(output)
+        except CheckpointError as error:
+            refused.append(error)
+    if refused:
+        first, *others = refused
+        for error in others[:_SHOWN_REFUSALS]:
+            first.add_note(str(error))
+        if others[_SHOWN_REFUSALS:]:
+            first.add_note(f"And {len(others) - _SHOWN_REFUSALS} more.")
+        raise first
 
 
 def weights_fingerprint() -> str:
@@ -172,6 +246,14 @@ def weights_fingerprint() -> str:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of_record(record: Mapping[str, Any]) -> str:
+    return _digest(json.dumps([record.get("figures"), record.get("files")], sort_keys=True).encode())
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,13 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from benchmarks.comparison.runs import Run, write_atomically
+from benchmarks.comparison.runs import Run
 from benchmarks.comparison.worker import Progress, Report, execute, total_work
 from sepo_env.errors import SepoEnvError
+from sepo_env.files import write_atomically
 
 _POLL_SECONDS = 0.2
+_LONGEST_REASON = 400
 _LINE = "{desc:<22} {percentage:3.0f}% |{bar:24}| {elapsed}<{remaining}{postfix}"
 
 
@@ -31,6 +34,10 @@ class Failure(NamedTuple):
     """A run that stopped with an error; what it had done stays in its folder, with the traceback in ``error.txt``.
 
     The error itself is not kept: an exception may not survive the way from one process to another.
+
+    Attributes:
+        run: which one.
+        message: class and message of the error, in one line.
     """
 
     run: Run
@@ -140,9 +147,15 @@ def _carry_out(run: Run, output: Path, device: str, report: Report) -> Failure |
         execute(run, output, device, report)
     except Exception as error:
         text = "".join(traceback.format_exception(error))
-        write_atomically(run.folder(output) / "error.txt", lambda path: path.write_text(text))
-        return Failure(run, f"{type(error).__name__}: {error}")
+        with suppress(SepoEnvError):  # where the disk is full, the reason is told all the same
+            write_atomically(run.folder(output) / "error.txt", text.encode(errors="replace"))
+        return Failure(run, _one_line(error))
     return None
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 3]}..."
 
 
 def _in_this_process(runs: Sequence[Run], output: Path, device: str, workers: int, board: Board) -> list[Failure]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from os import fspath
 from typing import Any, Literal
 
 from agents.config import AgentConfig
 from agents.registry import AGENTS, agent_class
 from benchmarks.comparison.tables import MAX_COST_SPREAD, PRETRAINED
+from sepo_env.arguments import Count, NonNegative, PathArgument, Size, WholeNumber, check_fields
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
 from sepo_env.tasks import options_from_json
 
@@ -28,9 +28,13 @@ class Evaluation:
         metrics: options of the task's ``metrics``.
     """
 
-    num_samples: int
-    num_steps: int
+    num_samples: Size
+    num_steps: Size
     metrics: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Check the types and ranges of all fields."""
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,9 @@ class Suite:
 
     task: str
     agents: tuple[str, ...]
-    seeds: tuple[int, ...]
-    budget: int
-    cost_per_trajectory: int
+    seeds: tuple[WholeNumber, ...]
+    budget: Count
+    cost_per_trajectory: Count
     common: Mapping[str, Any]
     tuned: Mapping[str, Mapping[str, Any]]
     evaluation: Evaluation
@@ -74,10 +78,11 @@ class Suite:
     reward: str | None = None
     prompt: tuple[str, ...] = ()
     task_options: Mapping[str, Any] = field(default_factory=dict)
-    guidance_scale: float = 0.0
+    guidance_scale: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         """Check names and numbers before anything runs."""
+        check_fields(self)
         for agent in self.agents:
             if agent != PRETRAINED and agent not in AGENTS:
                 raise UnknownNameError("agent", agent, [PRETRAINED, *AGENTS])
@@ -85,8 +90,6 @@ class Suite:
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise InvalidArgumentError(f"{name} are {values}; give at least one, and none twice.")
-        if not 0 <= self.guidance_scale < math.inf:
-            raise InvalidArgumentError(f"guidance_scale is {self.guidance_scale}, but must be finite and at least 0.")
         if self.num_iterations < 1:
             least = self._iteration_cost
             raise InvalidArgumentError(
@@ -261,7 +264,7 @@ _FULL: dict[str, dict[str, Any]] = {
 _SUITES: dict[str, Suite] = {suite.task: suite for suite in (_DNA, _RLHF, _TEXT, _TOY)}
 
 
-def task_options(text: str, artefacts: Path | None) -> dict[str, Any]:
+def task_options(text: str, artefacts: PathArgument | None) -> dict[str, Any]:
     """The options of the task that a command line gives, as a JSON object and as a folder of artefacts.
 
     Raises:
@@ -272,7 +275,7 @@ def task_options(text: str, artefacts: Path | None) -> dict[str, Any]:
         return given
     if "artefacts" in given:
         raise InvalidArgumentError("both --artefacts and --task-options name a folder of artefacts; give one of them.")
-    return {**given, "artefacts": str(artefacts)}
+    return {**given, "artefacts": fspath(artefacts)}
 
 
 def make_suite(task: str, name: SuiteName, **changes: Any) -> Suite:

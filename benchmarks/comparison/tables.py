@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -17,23 +20,27 @@ RUN_KEYS = ["task", "agent", "seed"]
 COST_COLUMNS = ["iteration", "nfe", "reward_calls", "wall_time"]
 
 
-def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+def summarise(runs: pd.DataFrame, planned: Mapping[str, int]) -> pd.DataFrame:
     """Interquartile mean and 95 % bootstrap interval over seeds of every column of the runs.
 
     Args:
-        runs: one row per run: task, agent, seed, and numeric columns (cost and metrics).
+        runs: one row per finished run: task, agent, seed, and numeric columns (cost and metrics).
+        planned: the number of seeds of each agent, those that did not finish as well.
 
     Returns:
-        One row per agent, in order of appearance: ``seeds`` (their number), then for every numeric column ``name``
-        the columns ``name`` (interquartile mean), ``name_low`` and ``name_high``; then ``nfe_deviation`` and
-        ``reward_calls_deviation``, the relative distance to the median cost of the trained agents.
+        One row per planned agent: ``seeds`` (of how many there is a run), ``planned_seeds``, then for every numeric
+        column ``name`` the columns ``name`` (interquartile mean), ``name_low`` and ``name_high``, NaN where no run
+        finished; then ``nfe_deviation`` and ``reward_calls_deviation``, the relative distance to the median cost of
+        the trained agents.
     """
     names = [column for column in runs.columns if column not in RUN_KEYS]
     rows = []
-    for agent, group in runs.groupby("agent", sort=False):
-        row: dict[str, object] = {"agent": agent, "seeds": len(group)}
+    for agent, number in planned.items():
+        group = runs[runs["agent"] == agent]
+        row: dict[str, object] = {"agent": agent, "seeds": len(group), "planned_seeds": number}
         for name in names:
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = interquartile_estimate(group[name])
+            estimate = interquartile_estimate(group[name]) if len(group) else Estimate(np.nan, np.nan, np.nan)
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = estimate
         rows.append(row)
     summary = pd.DataFrame(rows).set_index("agent")
     trained = summary.index != PRETRAINED
@@ -51,7 +58,14 @@ def cost_spread(runs: pd.DataFrame) -> dict[str, float]:
     trained = runs[runs["agent"] != PRETRAINED]
     if trained.empty:
         return {"nfe": 0.0, "reward_calls": 0.0}
-    return {cost: float(trained[cost].max() / trained[cost].min() - 1.0) for cost in ("nfe", "reward_calls")}
+    return {cost: _spread(trained[cost]) for cost in ("nfe", "reward_calls")}
+
+
+def _spread(costs: pd.Series) -> float:
+    low, high = float(costs.min(skipna=False)), float(costs.max(skipna=False))
+    if low == high:
+        return 0.0
+    return high / low - 1.0 if low > 0 else math.inf if low == 0 else math.nan
 
 
 def improvement_table(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -75,7 +89,7 @@ def summary_markdown(summary: pd.DataFrame, labels: dict[str, str]) -> str:
         summary: what :func:`summarise` gives.
         labels: column -> label with its unit, in the order of the rows; columns that the summary lacks are left out.
     """
-    rows = {"seeds": [str(count) for count in summary["seeds"]]}
+    rows = {"finished seeds": [_share(*numbers) for numbers in zip(summary["seeds"], summary["planned_seeds"])]}
     for name, label in labels.items():
         if name not in summary:
             continue
@@ -119,6 +133,11 @@ def format_estimate(estimate: Estimate, digits: int) -> str:
         return "-"
     value, low, high = (f"{part:,.{digits}f}" for part in estimate)
     return value if np.isnan(estimate.low) or low == high else f"{value} [{low}, {high}]"
+
+
+def _share(finished: int, planned: int) -> str:
+    text = f"{finished} of {planned}"
+    return text if finished == planned else f"**{text}**"
 
 
 def _percent(value: float) -> str:

@@ -19,7 +19,7 @@ from benchmarks.comparison.suite import Suite, evaluations_per_call
 from benchmarks.comparison.tables import COST_COLUMNS, PRETRAINED
 from sepo_env.denoisers import ClassifierFreeGuidance, Denoiser
 from sepo_env.diffusion.random import keys_from_seed
-from sepo_env.errors import InvalidArgumentError
+from sepo_env.errors import CheckpointError, InvalidArgumentError
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import resolve_prompts
 
@@ -114,7 +114,14 @@ def _train(run: Run, task: Task, folder: Path, device: str, report: Report) -> A
         note = f"iteration {row['iteration']}, reward {row['reward_median']:.2f}{held_out}"
         report(Progress(run.name, float(row["nfe"]), note))
 
-    agent.train(resume=checkpoint_path(log_dir).exists(), callbacks=[show], progress=False)
+    resume = checkpoint_path(log_dir).exists()
+    try:
+        agent.train(resume=resume, callbacks=[show], progress=False)
+    except CheckpointError as error:
+        if not resume:
+            raise
+        cure = f"delete the folder {folder}, and the same command does this run from its beginning"
+        raise CheckpointError(folder, f"it cannot be resumed ({error})", cure) from error
     return agent
 
 
