@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.comparison.figures import STYLE, looks
-from benchmarks.comparison.runs import write_atomically
 from benchmarks.comparison.statistics import Estimate
 from benchmarks.comparison.tables import format_estimate, markdown_table
+from sepo_env.files import replacing, write_atomically, writing
 
 LABELS = {
     "perplexity": "perplexity",
@@ -59,15 +59,20 @@ def _whiskers(group: pd.DataFrame, name: str) -> list[pd.Series] | None:
 
 
 def keep_tables(table: pd.DataFrame, texts: pd.DataFrame, folder: Path) -> None:
-    """Write what has been measured so far, and take away the report and the picture of an earlier run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("language.md", "language.png"):
-        (folder / name).unlink(missing_ok=True)
-    write_atomically(folder / "samples.csv", lambda path: texts.to_csv(path, index=False))
+    """Write what has been measured so far, and take away the report and the picture of an earlier run.
+
+    Raises:
+        FolderError: it cannot be written.
+    """
+    earlier = ["language.md", "language.png"]
     if table.empty:  # as long as no set is measured
-        (folder / "language.csv").unlink(missing_ok=True)
-    else:
-        write_atomically(folder / "language.csv", lambda path: table.to_csv(path, index=False))
+        earlier.append("language.csv")
+    for name in earlier:
+        with writing(folder / name):
+            (folder / name).unlink(missing_ok=True)
+    write_atomically(folder / "samples.csv", texts.to_csv(index=False).encode(errors="replace"))
+    if not table.empty:
+        write_atomically(folder / "language.csv", table.to_csv(index=False).encode())
 
 
 def write_results(table: pd.DataFrame, texts: pd.DataFrame, folder: Path, command: str, warning: str = "") -> str:
@@ -94,11 +99,9 @@ def write_results(table: pd.DataFrame, texts: pd.DataFrame, folder: Path, comman
     )
     with matplotlib.rc_context(STYLE):
         picture = draw_figure(table)
-        write_atomically(
-            folder / "language.png",
-            lambda path: picture.savefig(path, format="png", metadata={"Software": None}),
-        )
-    write_atomically(folder / "language.md", lambda path: path.write_text(f"{report}\n"))
+        with replacing(folder / "language.png") as path:
+            picture.savefig(path, metadata={"Software": None})
+    write_atomically(folder / "language.md", f"{report}\n".encode())
     return report
 
 

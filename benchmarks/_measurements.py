@@ -6,20 +6,24 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from agents.registry import agent_class
+from benchmarks._program import PathOption
 from sepo_env import TorchRLEnv, tasks
+from sepo_env.arguments import Size, check_fields
 from sepo_env.denoisers import Denoiser
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.diffusion.sampler import sample
 from sepo_env.registration import ENVIRONMENTS
+
+MeasurementName = Literal["vector-step", "torchrl-step", "vector", "sampler", "trainer"]
 
 _REWARD = "gc"
 """A reward that costs next to nothing: the figures are of this library, not of an oracle."""
@@ -31,18 +35,22 @@ class Options:
 
     device: str = "cpu"
     """Where the networks and the dynamics live: cpu, cuda, cuda:1, ..., or auto (a GPU where there is one)."""
-    repeats: int = 7
+    repeats: Annotated[int, Ge(2), Le(1_000)] = 7
     """Turns of each measurement."""
-    threads: int | None = None
+    threads: Annotated[int, Ge(1), Le(1_024)] | None = None
     """Threads of torch; its own choice if not given."""
-    num_envs: int = 64
+    num_envs: Size = 64
     """Environments, and sequences of a batch."""
-    num_steps: int = 32
+    num_steps: Size = 32
     """Reverse steps of an episode."""
-    only: tuple[str, ...] = ()
+    only: tuple[MeasurementName, ...] = ()
     """Names of the measurements to make; all of them if none is given."""
-    json: Path | None = None
+    json: PathOption | None = None
     """File for the figures; none is written if not given."""
+
+    def __post_init__(self) -> None:
+        """Check the types and ranges of all flags."""
+        check_fields(self)
 
 
 class Bench:

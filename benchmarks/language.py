@@ -18,9 +18,8 @@ that the first response is the better one.
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,21 +29,23 @@ if __name__ == "__main__" and not __package__:  # run as a file
 
 import pandas as pd
 import torch
-import tyro
 from torch import Tensor
 from tqdm import tqdm
 
 from agents.agent import Agent
+from agents.lookup import named_task
 from benchmarks._judges import judges_what_it_trained, load_judge
 from benchmarks._language_report import keep_tables, write_results
 from benchmarks._language_texts import prompts_and_responses, prompts_of
+from benchmarks._program import DONE, EXIT_STATUS, PathOption, run_program
 from benchmarks.comparison.statistics import win_rate_estimates
 from benchmarks.comparison.tables import PRETRAINED
 from sepo_env import tasks
+from sepo_env.arguments import Size, WholeNumber, check_fields
 from sepo_env.device import find_device
 from sepo_env.diffusion.sampler import sample
-from sepo_env.errors import InvalidArgumentError, RewardError, SepoEnvError
-from sepo_env.registration import ENVIRONMENTS
+from sepo_env.errors import InvalidArgumentError, RewardError
+from sepo_env.files import ClaimedFolder
 from sepo_env.rewards import SequenceClassifierReward, string_reward
 from sepo_env.tasks import Task
 from sepo_env.tasks.language_metrics import Judge, Perplexity, play_games, reward_judge
@@ -59,31 +60,41 @@ Draw = Callable[[int, int], Tensor]
 class Options:
     """Fine-tuned language models against the pretrained denoiser, over the number of sampling steps."""
 
-    agents: tuple[Path, ...] = ()
+    agents: tuple[PathOption, ...] = ()
     """Folders that agent.save wrote (``LOG_DIR/agent``); the pretrained denoiser is evaluated in any case."""
     task: str = "TextRLHF-v0"
     """Environment id or task name."""
     task_options: str = "{}"
     """Options of the task as a JSON object, those that the agents were trained with."""
-    steps: tuple[int, ...] = (128, 256, 512, 1024)
+    steps: tuple[Size, ...] = (128, 256, 512, 1024)
     """Numbers of sampling steps."""
-    num_samples: int = 128
-    """Texts for each number of steps."""
-    batch_size: int = 32
+    num_samples: Size = 128
+    """Texts for each number of steps, at least two."""
+    batch_size: Size = 32
     """Texts at a time; of no effect on the result."""
-    perplexity_model: Path | None = None
+    perplexity_model: PathOption | None = None
     """Folder of a causal language model (AutoModelForCausalLM); no perplexity if not given."""
-    judge_model: Path | None = None
+    judge_model: PathOption | None = None
     """Folder of a reward model with one label (AutoModelForSequenceClassification) that judges pairs of responses."""
     judge: str | None = None
     """A function that judges them instead, FILE.py:NAME: (prompt, first, second) -> the probability that the first is
     better. Without either there are no win rates. The file is executed."""
-    seed: int = 0
+    seed: WholeNumber = 0
     """Text i depends on seed + i alone; all sides get the same prompts."""
     device: str = "auto"
     """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
-    output: Path = Path("runs/language")
+    output: PathOption = Path("runs/language")
     """Folder of the results."""
+
+    def __post_init__(self) -> None:
+        """Check the types and ranges of all flags."""
+        check_fields(self)
+        if not self.steps or self.num_samples < 2:
+            raise InvalidArgumentError("give at least one number of steps, and num_samples from 2.")
+        if len(set(self.steps)) != len(self.steps):
+            raise InvalidArgumentError(f"steps are {self.steps}; give none twice.")
+        if self.judge is not None and self.judge_model is not None:
+            raise InvalidArgumentError("both judge and judge_model are given; one of them judges.")
 
 
 def sides(task: Task, options: Options) -> dict[str, Draw]:
@@ -116,7 +127,7 @@ def sides(task: Task, options: Options) -> dict[str, Draw]:
         return torch.cat(parts).cpu()
 
     found: dict[str, Draw] = {PRETRAINED: ancestral}
-    for path in options.agents:
+    for path in map(Path, options.agents):
         name = path.parent.name if path.name == "agent" else path.stem
         if name in found:
             raise InvalidArgumentError(f"two sides are named {name!r}; rename the folder of one of them.")
@@ -163,13 +174,14 @@ def evaluate(
     held_out = task.judge()
     given = prompts_of(task, options.num_samples, options.seed)
     free = None if given is None else given == task.num_tokens
+    shown = ""
     rows: list[dict[str, Any]] = []
     texts: list[pd.DataFrame] = []
     with tqdm(total=len(options.steps) * len(drawers), unit="set", dynamic_ncols=True) as bar:
         for steps in options.steps:
             baseline: list[str] | None = None
             for side, draw in drawers.items():
-                bar.set_postfix_str(f"{side}, {steps} steps")
+                bar.set_postfix_str(f"{side}, {steps} steps{shown}")
                 tokens = draw(steps, options.seed)
                 prompts, responses = prompts_and_responses(task, tokens, given)
                 whole = task.decode(tokens)
@@ -181,6 +193,7 @@ def evaluate(
                     row["perplexity"] = perplexity(whole, prompts)
                 row |= {f"distinct_{n}": float(distinct_n(tokens, n, free)) for n in (1, 2, 3)}
                 row["held_out_mean"] = float(held_out(tokens).mean())
+                shown = f"; before: held-out reward {row['held_out_mean']:.3g}"
                 rows.append(row)
                 keep(pd.DataFrame(rows), pd.concat(texts, ignore_index=True))
                 if judge is not None and baseline is not None:
@@ -197,20 +210,12 @@ def evaluate(
     return pd.DataFrame(rows), pd.concat(texts, ignore_index=True)
 
 
-def _task_name(options: Options) -> str:
-    return ENVIRONMENTS.get(options.task, options.task)
-
-
 def main(options: Options, command: str, *, judge: Judge | None = None) -> int:
     """Evaluate, write and print; ``judge`` goes before that of the options."""
-    if options.judge is not None and options.judge_model is not None:
-        raise InvalidArgumentError("both judge and judge_model are given; one of them judges.")
     if judge is None and options.judge is not None:
         judge = load_judge(options.judge)
-    if not options.steps or min(options.steps) < 1 or options.num_samples < 2 or options.batch_size < 1:
-        raise InvalidArgumentError("give at least one number of steps, num_samples from 2 and batch_size from 1.")
     task_options = tasks.options_from_json(options.task_options)
-    task = tasks.make(_task_name(options), **task_options)
+    task = named_task(options.task, task_options)
     drawers = sides(task, options)
     device = find_device(options.device)
     perplexity = options.perplexity_model and Perplexity(options.perplexity_model, device=device)
@@ -223,35 +228,24 @@ def main(options: Options, command: str, *, judge: Judge | None = None) -> int:
             "The judge is the reward model that training maximised: its win rates say how well it was exploited, not "
             "which texts are better. Give another --judge-model."
         )
-    kept = False
+    kept, folder = False, Path(options.output)
 
     def keep(table: pd.DataFrame, texts: pd.DataFrame) -> None:
         nonlocal kept
-        keep_tables(table, texts, options.output)
+        keep_tables(table, texts, folder)
         kept = True
 
-    try:
-        table, texts = evaluate(task, drawers, options, perplexity=perplexity or None, judge=judge, keep=keep)
-    except BaseException as error:
-        error.add_note(f"What was done until then is in {options.output}." if kept else "Nothing was written.")
-        raise
-    print(write_results(table, texts, options.output, command, warning))
-    print(f"\nreport: {options.output / 'language.md'}")
-    return 0
-
-
-def _arguments(args: Sequence[str] | None = None) -> Options:
-    return tyro.cli(Options, description=__doc__, args=args)
+    with ClaimedFolder(folder):
+        try:
+            table, texts = evaluate(task, drawers, options, perplexity=perplexity or None, judge=judge, keep=keep)
+        except BaseException as error:
+            error.add_note(f"What was done until then is in {folder}." if kept else "Nothing was written.")
+            raise
+        report = write_results(table, texts, folder, command, warning)
+    print(report)
+    print(f"\nreport: {folder / 'language.md'}")
+    return DONE
 
 
 if __name__ == "__main__":
-    arguments = _arguments()
-    try:
-        status = main(arguments, f"python benchmarks/language.py {shlex.join(sys.argv[1:])}".strip())
-    except KeyboardInterrupt as interrupt:
-        print("\n".join(["\nstopped", *getattr(interrupt, "__notes__", [])]), file=sys.stderr)
-        status = 130
-    except SepoEnvError as failure:
-        print("\n".join([f"error: {failure}", *getattr(failure, "__notes__", [])]), file=sys.stderr)
-        status = 2
-    sys.exit(status)
+    sys.exit(run_program(Options, main, file="language.py", description=f"{__doc__}\n{EXIT_STATUS}"))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,17 +26,20 @@ if __name__ == "__main__" and not __package__:  # run as a file
 
 import pandas as pd
 import torch
-import tyro
 from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks._candidate import Candidate, agent_description, departures, fingerprint, load_candidate, name_of
+from benchmarks._files import read_sealed, sealed
+from benchmarks._program import DONE, EXIT_STATUS, PathOption, run_program
 from benchmarks._published import comparison, comparison_markdown
-from benchmarks.comparison.runs import weights_fingerprint, write_atomically
+from benchmarks.comparison.runs import weights_fingerprint
 from benchmarks.comparison.tables import markdown_table
+from sepo_env.arguments import Size, WholeNumber, check_fields
 from sepo_env.denoisers import Denoiser
 from sepo_env.device import find_device
-from sepo_env.errors import CheckpointError, InvalidArgumentError, SepoEnvError
+from sepo_env.errors import CheckpointError, InvalidArgumentError
+from sepo_env.files import ClaimedFolder, write_atomically
 from sepo_env.tasks.dna_enhancer import REAL_SEQUENCES, DNAEnhancerTask
 
 _SEED_DISTANCE = 1_000_000_007
@@ -47,25 +50,37 @@ _SEED_DISTANCE = 1_000_000_007
 class Options:
     """The published protocol of enhancer design on one denoiser, beside the published numbers."""
 
-    artefacts: Path | None = None
+    artefacts: PathOption | None = None
     """The unpacked DRAKES data folder; the shipped denoiser and oracles if not given."""
     checkpoint: str | None = None
     """What is judged: an agent that agent.save wrote, a training checkpoint of ours, a fine-tuned state dict of DRAKES,
     or any denoiser: a file, a folder or hub:owner/name; the pretrained denoiser if not given."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[WholeNumber, ...] = (0, 1, 2)
     """Of the sampling: one set of sequences for each."""
-    num_samples: int = 640
-    """Sequences a seed."""
-    batch_size: int = 64
+    num_samples: Size = 640
+    """Sequences a seed, at least two."""
+    batch_size: Size = 64
     """Sequences at a time; of no effect on the result."""
-    num_steps: int = 128
+    num_steps: Size = 128
     """Reverse steps of the sampler."""
-    num_likelihood_steps: int = 128
+    num_likelihood_steps: Size = 128
     """Steps of the likelihood bound."""
     device: str = "auto"
     """Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
-    output: Path | None = None
+    output: PathOption | None = None
     """Folder of the results; runs/paper-dna-<checkpoint> in the present folder if not given."""
+
+    def __post_init__(self) -> None:
+        """Check the types and ranges of all flags."""
+        check_fields(self)
+        if self.num_samples < 2:
+            raise InvalidArgumentError(f"num_samples is {self.num_samples}; give at least 2.")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise InvalidArgumentError(f"seeds are {self.seeds}; give at least one, and none twice.")
+        if self.checkpoint is not None:
+            if not self.checkpoint:
+                raise InvalidArgumentError("checkpoint is '', but must be a path, or hub:owner/name.")
+            object.__setattr__(self, "checkpoint", os.path.expanduser(self.checkpoint))
 
     @property
     def name(self) -> str:
@@ -75,7 +90,8 @@ class Options:
     @property
     def folder(self) -> Path:
         """The output folder that is meant."""
-        return self.output or Path("runs") / f"paper-dna-{self.name}{'' if self.artefacts is None else '-artefacts'}"
+        ending = "" if self.artefacts is None else "-artefacts"
+        return Path(self.output or Path("runs") / f"paper-dna-{self.name}{ending}")
 
     @property
     def has_published_numbers(self) -> bool:
@@ -129,16 +145,25 @@ def finished(folder: Path, settings: dict[str, Any], seed: int) -> dict[str, flo
     """The figures of a seed that is done, or None.
 
     Raises:
-        CheckpointError: it was done with other settings.
+        CheckpointError: it was done with other settings, or its file is damaged.
     """
     path = folder / f"seed-{seed}.json"
     if not path.exists():
         return None
-    record = json.loads(path.read_text())
-    if record["settings"] != json.loads(json.dumps(settings)):
-        changed = [name for name in settings if record["settings"].get(name) != settings[name]]
-        raise CheckpointError(path, f"it was made with another {', '.join(changed)}", "choose another --output")
-    return dict(record["figures"])
+    cure = f"delete {path}, and the same command does this seed again"
+    record = read_sealed(path, cure)
+    made, figures = record.get("settings"), record.get("figures")
+    if not isinstance(made, dict) or not isinstance(figures, dict) or not all(map(_is_number, figures.values())):
+        raise CheckpointError(path, "it holds something else than the figures of a seed", cure)
+    wanted = json.loads(json.dumps(settings))
+    if made != wanted:
+        changed = [name for name in made.keys() | wanted.keys() if made.get(name) != wanted.get(name)]
+        raise CheckpointError(path, f"it was made with another {', '.join(sorted(changed))}", "choose another --output")
+    return dict(figures)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
 
 
 def is_published_protocol(options: Options, departing: Sequence[str]) -> bool:
@@ -200,25 +225,10 @@ def write_report(measured: pd.DataFrame, options: Options, command: str, departi
         ]
     )
     folder = options.folder
-    write_atomically(folder / "measured.csv", lambda path: measured.to_csv(path, index=False))
-    write_atomically(folder / "comparison.csv", lambda path: table.to_csv(path, index=False))
-    write_atomically(folder / "report.md", lambda path: path.write_text(f"{report}\n"))
+    write_atomically(folder / "measured.csv", measured.to_csv(index=False).encode())
+    write_atomically(folder / "comparison.csv", table.to_csv(index=False).encode())
+    write_atomically(folder / "report.md", f"{report}\n".encode())
     return report
-
-
-def check(options: Options) -> Options:
-    """The options with the device that is meant.
-
-    Raises:
-        InvalidArgumentError: numbers that cannot work, a seed given twice, or a device that is not there.
-    """
-    least = {"num_samples": 2, "batch_size": 1, "num_steps": 1, "num_likelihood_steps": 1}
-    for name, number in least.items():
-        if getattr(options, name) < number:
-            raise InvalidArgumentError(f"{name} is {getattr(options, name)}; give at least {number}.")
-    if not options.seeds or len(set(options.seeds)) != len(options.seeds):
-        raise InvalidArgumentError(f"seeds are {options.seeds}; give at least one, and none twice.")
-    return dataclasses.replace(options, device=str(find_device(options.device)))
 
 
 def prepare(task: DNAEnhancerTask, options: Options) -> Candidate:
@@ -235,47 +245,67 @@ def prepare(task: DNAEnhancerTask, options: Options) -> Candidate:
 
 
 def main(options: Options, command: str) -> int:
-    """Do the seeds that are not done yet, then write and print the report."""
-    options = check(options)
+    """Do the seeds that are not done yet, then write and print the report.
+
+    Raises:
+        CheckpointError: no such checkpoint, or the folder holds other or damaged results.
+        FolderError: the folder cannot be written; seeds that are done are kept.
+        FolderInUseError: another evaluation writes there.
+    """
+    options = dataclasses.replace(options, device=str(find_device(options.device)))
     task = DNAEnhancerTask(artefacts=options.artefacts)
     settings, folder = settings_of(options, task), options.folder
-    for record in sorted(folder.glob("seed-*.json")):  # of other seeds, too: one report is of one setting
-        finished(folder, settings, int(record.stem.removeprefix("seed-")))
-    done = {seed: finished(folder, settings, seed) for seed in options.seeds}
-    missing = [seed for seed, figures in done.items() if figures is None]
-    if missing:
-        candidate = prepare(task, options)
-        folder.mkdir(parents=True, exist_ok=True)
-        work = len(missing) * options.num_samples * (candidate.evaluations + options.num_likelihood_steps)
-        if task.artefacts is not None:  # the likelihoods of real sequences, computed once
-            work += REAL_SEQUENCES * options.num_likelihood_steps
-        with (
-            tqdm(total=work, unit="NFE", unit_scale=True, desc=options.name, dynamic_ncols=True) as bar,
-            counted(bar, candidate.denoiser, task.denoiser),
-        ):
-            for seed in missing:
-                bar.set_postfix_str(f"seed {seed}")
-                tokens, figures = measure(task, candidate, options, seed)
-                done[seed] = figures
-                sequences = pd.DataFrame({"sequence": task.decode(tokens)})
-                write_atomically(folder / f"seed-{seed}.csv", lambda path, s=sequences: s.to_csv(path, index=False))
-                record = json.dumps({"settings": settings, "figures": figures}, indent=1)
-                write_atomically(folder / f"seed-{seed}.json", lambda path, text=record: path.write_text(text))
-    measured = pd.DataFrame([{"seed": seed, **(done[seed] or {})} for seed in options.seeds])
-    departing = departures(task, agent_description(options.checkpoint))
-    print(write_report(measured, options, command, departing))
+    done = seeds_done(folder, settings)
+    missing = [seed for seed in options.seeds if seed not in done]
+    candidate = prepare(task, options) if missing else None
+    with ClaimedFolder(folder):
+        if candidate is not None:
+            done |= do_seeds(missing, task, candidate, options, settings)
+        measured = pd.DataFrame([{"seed": seed, **done[seed]} for seed in options.seeds])
+        departing = departures(task, agent_description(options.checkpoint))
+        report = write_report(measured, options, command, departing)
+    print(report)
     print(f"\nreport: {folder / 'report.md'}")
-    return 0
+    return DONE
+
+
+def seeds_done(folder: Path, settings: dict[str, Any]) -> dict[int, dict[str, float]]:
+    """The figures of all seeds that a folder holds, by seed; one report is of one setting, so none may have others."""
+    names = [path.stem.removeprefix("seed-") for path in folder.glob("seed-*.json")]
+    seeds = sorted(int(name) for name in names if name.isdecimal())
+    return {seed: figures for seed in seeds if (figures := finished(folder, settings, seed)) is not None}
+
+
+def do_seeds(
+    seeds: Sequence[int], task: DNAEnhancerTask, candidate: Candidate, options: Options, settings: dict[str, Any]
+) -> dict[int, dict[str, float]]:
+    """Sample and measure seed by seed, with a progress bar; each is written as soon as it is done."""
+    folder, done = options.folder, {}
+    work = len(seeds) * options.num_samples * (candidate.evaluations + options.num_likelihood_steps)
+    if task.artefacts is not None:  # the likelihoods of real sequences, computed once
+        work += REAL_SEQUENCES * options.num_likelihood_steps
+    with (
+        tqdm(total=work, unit="NFE", unit_scale=True, desc=options.name, dynamic_ncols=True) as bar,
+        counted(bar, candidate.denoiser, task.denoiser),
+    ):
+        for seed in seeds:
+            bar.set_postfix_str(f"seed {seed}")
+            tokens, figures = measure(task, candidate, options, seed)
+            done[seed] = figures
+            bar.set_postfix_str(f"seed {seed} done, held-out median {figures['held_out_median']:.2f}")
+            sequences = pd.DataFrame({"sequence": task.decode(tokens)})
+            write_atomically(folder / f"seed-{seed}.csv", sequences.to_csv(index=False).encode())
+            write_atomically(folder / f"seed-{seed}.json", sealed({"settings": settings, "figures": figures}))
+    return done
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Options, description=__doc__)
-    try:
-        status = main(arguments, f"python benchmarks/paper_dna.py {shlex.join(sys.argv[1:])}".strip())
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on with the seed that was under way", file=sys.stderr)
-        status = 130
-    except SepoEnvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+    sys.exit(
+        run_program(
+            Options,
+            main,
+            file="paper_dna.py",
+            description=f"{__doc__}\n{EXIT_STATUS}",
+            when_stopped="the same command goes on with the seed that was under way",
+        )
+    )

@@ -1,10 +1,13 @@
 """Draw the README's picture: a sequence denoising, and the held-out reward of a comparison's agents.
 
-python benchmarks/readme_picture.py --curves benchmarks/results/full/curves.csv
+::
+
+    python benchmarks/readme_picture.py --curves benchmarks/results/full/curves.csv
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +17,14 @@ if __name__ == "__main__" and not __package__:  # run as a file
 import gymnasium as gym
 import matplotlib
 import numpy as np
-import pandas as pd
-import tyro
 from matplotlib.figure import Figure
 
 import sepo_env  # noqa: F401 - registers the environments
+from benchmarks._files import read_table
+from benchmarks._program import DONE, EXIT_STATUS, PathOption, run_program
 from benchmarks.comparison.figures import STYLE, draw_learning_curve
+from sepo_env.arguments import Seed, Size, check_fields
+from sepo_env.files import replacing
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -28,14 +33,18 @@ _RESULTS = Path(__file__).parent / "results"
 class Options:
     """Draw the README's picture."""
 
-    curves: Path = _RESULTS / "full" / "curves.csv"
+    curves: PathOption = _RESULTS / "full" / "curves.csv"
     """Tidy table of a comparison."""
-    output: Path = _RESULTS / "readme.png"
+    output: PathOption = _RESULTS / "readme.png"
     """The picture to write."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the episode on the left."""
-    num_steps: int = 64
+    num_steps: Size = 64
     """Reverse steps of that episode."""
+
+    def __post_init__(self) -> None:
+        """Check the types and ranges of all flags."""
+        check_fields(self)
 
 
 def episode(seed: int, num_steps: int) -> np.ndarray:
@@ -50,9 +59,15 @@ def episode(seed: int, num_steps: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def main(options: Options) -> None:
-    """Draw and write."""
-    curves = pd.read_csv(options.curves)
+def main(options: Options, command: str) -> int:
+    """Draw and write.
+
+    Raises:
+        CheckpointError: the table cannot be read, or is not that of a comparison.
+        FolderError: the picture cannot be written.
+    """
+    numbers = ["seed", "iteration", "nfe", "held_out_reward"]
+    curves = read_table(Path(options.curves), "give the curves.csv of a comparison", numbers=numbers, texts=["agent"])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 3.0))
         left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
@@ -64,9 +79,10 @@ def main(options: Options) -> None:
         right.set(xlabel="network evaluations", ylabel="predicted activity, held-out oracle")
         right.set_title("agents at equal cost")
         right.legend()
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(options.output, metadata={"Software": None})
+        with replacing(Path(options.output)) as path:
+            figure.savefig(path, format="png", metadata={"Software": None})
+    return DONE
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(run_program(Options, main, file="readme_picture.py", description=f"{__doc__}\n{EXIT_STATUS}"))

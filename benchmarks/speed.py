@@ -2,7 +2,10 @@
 
 The two sides of a ratio are timed in turns, so that both see the same load of the machine; the figure is the median
 over the turns of the ratio within a turn, with its bootstrap 95 % interval. A goal counts as missed where the whole
-interval misses it.
+interval misses it::
+
+    python benchmarks/speed.py --threads 2
+    python benchmarks/speed.py --only sampler trainer --json speed.json
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 if __name__ == "__main__" and not __package__:  # run as a file
     import _checkout  # noqa: F401
@@ -20,11 +24,11 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 import torch
-import tyro
 from tqdm import tqdm
 
 from benchmarks._measurements import (
     Bench,
+    MeasurementName,
     Options,
     sampler_against_loop,
     torchrl_step,
@@ -32,9 +36,10 @@ from benchmarks._measurements import (
     vector_against_singles,
     vector_step,
 )
+from benchmarks._program import AMISS, DONE, EXIT_STATUS, run_program
 from benchmarks.comparison.tables import markdown_table
 from sepo_env.device import find_device
-from sepo_env.errors import SepoEnvError
+from sepo_env.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Figure:
         return self.low <= self.goal if self.at_most else self.high >= self.goal
 
 
-MEASUREMENTS: dict[str, tuple[Callable[[Bench], Iterator[float]], str, float, bool]] = {
+MEASUREMENTS: dict[MeasurementName, tuple[Callable[[Bench], Iterator[float]], str, float, bool]] = {
     "vector-step": (vector_step, "Gymnasium vector step / denoiser forward", 0.1, True),
     "torchrl-step": (torchrl_step, "TorchRL step / denoiser forward", 0.1, True),
     "vector": (vector_against_singles, "make_vec / SyncVectorEnv, steps a second", 20.0, False),
@@ -73,7 +78,7 @@ MEASUREMENTS: dict[str, tuple[Callable[[Bench], Iterator[float]], str, float, bo
 """Name -> what measures it, its title, its goal, and whether the goal is a ceiling."""
 
 
-def measure(bench: Bench, name: str) -> Figure:
+def measure(bench: Bench, name: MeasurementName) -> Figure:
     """Take one measurement, with a progress line."""
     work, title, goal, at_most = MEASUREMENTS[name]
     turns = tqdm(work(bench), desc=name, total=bench.options.repeats, leave=False, disable=not sys.stderr.isatty())
@@ -97,8 +102,12 @@ def table(figures: list[Figure]) -> str:
     return markdown_table(pd.DataFrame.from_dict(rows, orient="index", columns=["measured", "goal", ""]))
 
 
-def main(options: Options) -> int:
-    """Measure and print; the exit status is 1 if a goal is missed."""
+def main(options: Options, command: str = "") -> int:
+    """Measure and print; the exit status is 1 if a goal is missed.
+
+    Raises:
+        FolderError: the file of the figures cannot be written; they are printed before.
+    """
     options = dataclasses.replace(options, device=str(find_device(options.device)))
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -110,16 +119,10 @@ def main(options: Options) -> int:
     )
     print(table(figures))
     if options.json is not None:
-        options.json.write_text(
-            json.dumps([asdict(figure) | {"reached": figure.reached} for figure in figures], indent=1)
-        )
-    return 0 if all(figure.reached for figure in figures) else 1
+        records = [asdict(figure) | {"reached": figure.reached} for figure in figures]
+        write_atomically(Path(options.json), json.dumps(records, indent=1).encode())
+    return DONE if all(figure.reached for figure in figures) else AMISS
 
 
 if __name__ == "__main__":
-    try:
-        status = main(tyro.cli(Options, description=__doc__))
-    except SepoEnvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+    sys.exit(run_program(Options, main, file="speed.py", description=f"{__doc__}\n{EXIT_STATUS}"))

@@ -34,6 +34,7 @@ from benchmarks.comparison.runs import Run, claim_all, plan
 from benchmarks.comparison.scheduler import available_cores, run_all
 from benchmarks.comparison.suite import Suite, SuiteName, make_suite, task_options
 from benchmarks.comparison.tables import PRETRAINED, markdown_table
+from benchmarks.comparison.verdict import unfinished_runs
 from benchmarks.comparison.worker import check
 from sepo_env.arguments import Count, WholeNumber, check_fields
 from sepo_env.device import find_device
@@ -144,12 +145,11 @@ def select(results: pd.DataFrame) -> pd.Series:
     return pd.Series(results.index.isin(best), index=results.index)
 
 
-def results_table(runs: list[Run], names: Sequence[str], output: Path) -> pd.DataFrame:
+def results_table(runs: Sequence[Run], names: Sequence[str], output: Path) -> pd.DataFrame:
     """One row a finished run, the settings with those names in front; ``selected`` marks the best of each agent."""
     rows: list[Mapping[str, Any]] = [
         {"agent": run.agent, **{name: run.settings.get(name) for name in names}, **run.load_results(output)}
         for run in runs
-        if run.is_finished(output)
     ]
     frame = pd.DataFrame(rows)
     frame.insert(1 + len(names), "selected", select(frame))
@@ -179,23 +179,23 @@ def main(options: Options, command: str = "") -> int:
         workers = options.workers or (available_cores() if device.type == "cpu" else 1)
         failures = run_all(runs, output, device=str(device), workers=workers)
         claimed.restore()
-    missing = {run.name: "its results are gone" for run in runs if not run.is_finished(output)}
-    missing |= {failure.run.name: f"{failure.message} (error.txt in its folder)" for failure in failures}
-    for name, reason in missing.items():
+    missing = unfinished_runs(runs, output, failures)
+    for name, reason in missing:
         print(f"{name} FAILED: {reason}", file=sys.stderr)
-    finished = {run.agent for run in runs if run.name not in missing}
-    if PRETRAINED not in finished or len(finished) == 1:
+    without = {name for name, _ in missing}
+    finished = [run for run in runs if run.name not in without]
+    if PRETRAINED not in {run.agent for run in finished} or len(finished) == 1:
         print("nothing can be selected; the same command tries these runs again", file=sys.stderr)
         return AMISS
     settings = (*study.fixed, *suite.grid)
-    table = results_table(runs, settings, output)
+    table = results_table(finished, settings, output)
     path = Path(options.tables) / suite.world / f"{options.study}.csv"
     write_atomically(path, table.to_csv(index=False).encode())
     columns = [name for name in (CRITERION, *NATURALNESS) if name in table]
     shown = table[["agent", *settings, *columns, "selected"]].set_index("agent")
     print(markdown_table(shown.map(lambda cell: f"{cell:g}" if isinstance(cell, float) else str(cell))))
     if missing:
-        print(f"\n**THE STUDY IS INCOMPLETE**: {len(runs) - len(missing)} of {len(runs)} runs finished.")
+        print(f"\n**THE STUDY IS INCOMPLETE**: {len(finished)} of {len(runs)} runs finished.")
     print(f"\n{path}")
     return AMISS if missing else DONE
 

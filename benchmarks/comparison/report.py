@@ -13,15 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.comparison import figures, tables
 from benchmarks.comparison.runs import Run
 from benchmarks.comparison.scheduler import Failure
 from benchmarks.comparison.suite import Suite
-from benchmarks.comparison.verdict import Unfinished, Verdict, judge
+from benchmarks.comparison.verdict import Verdict, judge, unfinished_runs
 from benchmarks.comparison.worker import make_task
-from sepo_env.errors import CheckpointError
 from sepo_env.files import replacing, write_atomically
 from sepo_env.tasks.metrics import kmer_counts
 
@@ -109,22 +109,12 @@ def load_results(runs: Sequence[Run], output: Path, failures: Sequence[Failure] 
         output: the comparison's folder.
         failures: runs that failed, with the reason.
     """
-    reasons = {failure.run.name: f"{failure.message} (error.txt in its folder)" for failure in failures}
-    rows, curves, samples, unfinished = [], [], [], []
-    for run in runs:
-        try:
-            if run.name in reasons or not run.is_finished(output):
-                raise CheckpointError(run.folder(output), "it has no results", "call the same command again")
-            run.check(output)
-            row, curve, drawn = run.load_results(output), run.load_curve(output), run.load_samples(output)
-        except CheckpointError as error:
-            unfinished.append(Unfinished(run.name, reasons.get(run.name, str(error))))
-            continue
-        rows.append(row)
-        samples.append(drawn)
-        if not curve.empty:
-            curves.append(curve)
-    table = pd.DataFrame(rows)
+    unfinished = unfinished_runs(runs, output, failures)
+    without = {name for name, _ in unfinished}
+    finished = [run for run in runs if run.name not in without]
+    curves = [curve for run in finished if not (curve := run.load_curve(output)).empty]
+    samples = [run.load_samples(output) for run in finished]
+    table = pd.DataFrame([run.load_results(output) for run in finished])
     return Results(
         table,
         pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
@@ -168,7 +158,7 @@ def draw_figures(results: Results, reference: Reference, output: Path) -> dict[s
     runs, curves, samples, _ = results
     drawn: dict[str, str] = {}
 
-    def keep(name: str, figure: figures.Figure, caption: str) -> None:
+    def keep(name: str, figure: Figure, caption: str) -> None:
         for end in figures.ENDINGS:
             with replacing(output / f"{name}.{end}") as path:
                 figures.save(figure, path)

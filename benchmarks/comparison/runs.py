@@ -22,14 +22,17 @@ from typing import Any
 import pandas as pd
 
 import sepo_env
-from benchmarks._reading import read_bytes, read_json, read_table
+from benchmarks._files import digest, read_bytes, read_json, read_sealed, read_table, sealed
 from benchmarks.comparison.suite import Evaluation, Suite
+from benchmarks.comparison.tables import PRETRAINED
 from sepo_env import tasks
 from sepo_env.arguments import NonNegative, WholeNumber, check_fields
 from sepo_env.errors import CheckpointError
 from sepo_env.files import write_atomically, writing
 from sepo_env.registration import ENVIRONMENTS
 
+_CURVE_COLUMNS = ("iteration", "nfe", "reward_calls", "eval_reward", "held_out_reward")
+_REWARDS = ("training_reward", "held_out_reward")
 _SHOWN_REFUSALS = 5
 _OPTIONAL = frozenset({"prompt", "task_options", "artefacts", "guidance_scale"})
 
@@ -128,17 +131,16 @@ class Run:
             write_atomically(folder / name, content)
         with writing(folder):
             (folder / "error.txt").unlink(missing_ok=True)
-        record = {"figures": dict(results), "files": {name: _digest(content) for name, content in contents.items()}}
-        record["digest"] = _digest_of_record(record)
-        write_atomically(folder / "run.json", json.dumps(record, indent=1).encode())
+        digests = {name: digest(content) for name, content in contents.items()}
+        write_atomically(folder / "run.json", sealed({"figures": dict(results), "files": digests}))
 
     def check(self, output: Path) -> None:
         """Raise a CheckpointError that names the file where a finished run's results are not as they were written."""
         record = self._record(output)
-        for name, digest in record.get("files", {}).items():
+        for name, written in record["files"].items():
             path = self.folder(output) / name
-            if _digest(read_bytes(path, self._cure(output))) != digest:
-                raise CheckpointError(path, "it is damaged: it is not as it was written", self._cure(output))
+            if digest(read_bytes(path, self._cure(output))) != written:
+                raise CheckpointError(path, "it is damaged, and not as it was written", self._cure(output))
         self.load_curve(output)
         self.load_samples(output)
 
@@ -149,7 +151,8 @@ class Run:
             CheckpointError: the file is missing or damaged.
         """
         path = self.folder(output) / "curve.csv"
-        return self._labelled(read_table(path, self._cure(output), numbers=["iteration"]))
+        numbers = ["iteration"] if self.agent == PRETRAINED else _CURVE_COLUMNS
+        return self._labelled(read_table(path, self._cure(output), numbers=numbers))
 
     def load_samples(self, output: Path) -> pd.DataFrame:
         """The scored sequences with task, agent and seed in front.
@@ -158,7 +161,7 @@ class Run:
             CheckpointError: the file is missing or damaged.
         """
         path = self.folder(output) / "samples.csv"
-        table = read_table(path, self._cure(output), numbers=["held_out_reward"], texts=["sequence"])
+        table = read_table(path, self._cure(output), numbers=_REWARDS, texts=["sequence"])
         return self._labelled(table)
 
     def load_results(self, output: Path) -> dict[str, Any]:
@@ -171,16 +174,16 @@ class Run:
         return {"task": self.task, "agent": self.agent, "seed": self.seed, **record["figures"]}
 
     def _record(self, output: Path) -> dict[str, Any]:
-        """What stands in ``run.json``; of a folder from before there were digests the figures alone."""
+        """What stands in ``run.json``: the figures, and the digests of the other files."""
         path = self.folder(output) / "run.json"
-        found = read_json(path, self._cure(output))
-        if "digest" not in found:
-            found = {"figures": found}
-        elif found["digest"] != _digest_of_record(found):
-            raise CheckpointError(path, "it is damaged: it is not as it was written", self._cure(output))
-        figures = found["figures"]
-        if "nfe" not in figures or not all(isinstance(value, (int, float)) for value in figures.values()):
+        found = read_sealed(path, self._cure(output))
+        if "figures" not in found:  # from before there were digests: the figures alone
+            found = {"figures": found, "files": {}}
+        figures, files = found["figures"], found.get("files")
+        if not isinstance(files, dict) or not isinstance(figures, dict) or "nfe" not in figures:
             raise CheckpointError(path, "it holds something else than the figures of a run", self._cure(output))
+        if not all(isinstance(value, (int, float)) for value in figures.values()):
+            raise CheckpointError(path, "its figures are no numbers", self._cure(output))
         return found
 
     def _cure(self, output: Path) -> str:
@@ -232,8 +235,8 @@ def claim_all(runs: Sequence[Run], output: Path) -> None:
             refused.append(error)
     if refused:
         first, *others = refused
-        for error in others[:_SHOWN_REFUSALS]:
-            first.add_note(str(error))
+        for other in others[:_SHOWN_REFUSALS]:
+            first.add_note(str(other))
         if others[_SHOWN_REFUSALS:]:
             first.add_note(f"And {len(others) - _SHOWN_REFUSALS} more.")
         raise first
@@ -241,19 +244,11 @@ def claim_all(runs: Sequence[Run], output: Path) -> None:
 
 def weights_fingerprint() -> str:
     """A short hash of the shipped weights, so that results of rebuilt ones are not mixed with old results."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for path in sorted((Path(sepo_env.__file__).parent / "assets").glob("*.safetensors")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _digest_of_record(record: Mapping[str, Any]) -> str:
-    return _digest(json.dumps([record.get("figures"), record.get("files")], sort_keys=True).encode())
+        found.update(path.name.encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

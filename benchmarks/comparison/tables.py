@@ -89,7 +89,8 @@ def summary_markdown(summary: pd.DataFrame, labels: dict[str, str]) -> str:
         summary: what :func:`summarise` gives.
         labels: column -> label with its unit, in the order of the rows; columns that the summary lacks are left out.
     """
-    rows = {"finished seeds": [_share(*numbers) for numbers in zip(summary["seeds"], summary["planned_seeds"])]}
+    finished = zip(summary["seeds"], summary["planned_seeds"], strict=True)
+    rows = {"finished seeds": [_share(*numbers) for numbers in finished]}
     for name, label in labels.items():
         if name not in summary:
             continue

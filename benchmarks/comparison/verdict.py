@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from benchmarks.comparison.runs import Run
+from benchmarks.comparison.scheduler import Failure
 from benchmarks.comparison.tables import MAX_COST_SPREAD, PRETRAINED, cost_spread
+from sepo_env.errors import CheckpointError
 
 
 class Unfinished(NamedTuple):
@@ -20,6 +24,28 @@ class Unfinished(NamedTuple):
 
     name: str
     reason: str
+
+
+def unfinished_runs(runs: Sequence[Run], output: Path, failures: Sequence[Failure]) -> list[Unfinished]:
+    """Those of the planned runs that failed, whose results are gone, or whose results cannot be read.
+
+    Args:
+        runs: all planned ones.
+        output: their folder.
+        failures: those that failed just now.
+    """
+    reasons = {failure.run.name: f"{failure.message} (error.txt in its folder)" for failure in failures}
+    for run in runs:
+        if run.name in reasons:
+            continue
+        if not run.is_finished(output):
+            reasons[run.name] = f"its results are not in {run.folder(output)} any more"
+            continue
+        try:
+            run.check(output)
+        except CheckpointError as error:
+            reasons[run.name] = str(error)
+    return [Unfinished(run.name, reasons[run.name]) for run in runs if run.name in reasons]
 
 
 class Verdict(NamedTuple):

@@ -121,7 +121,7 @@ def _train(run: Run, task: Task, folder: Path, device: str, report: Report) -> A
         if not resume:
             raise
         cure = f"delete the folder {folder}, and the same command does this run from its beginning"
-        raise CheckpointError(folder, f"it cannot be resumed ({error})", cure) from error
+        raise CheckpointError(checkpoint_path(log_dir), "the run cannot go on from it", cure) from error
     return agent
 
 

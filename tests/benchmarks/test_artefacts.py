@@ -59,8 +59,12 @@ def test_the_published_oracles_judge_the_run(folder: Path, tmp_path: Path) -> No
 
 def test_tuning_tables_of_the_shipped_world_are_kept(folder: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     folders = []
-    monkeypatch.setattr(tune, "run_all", lambda runs, output, **options: folders.append(output) or [])
-    monkeypatch.setattr(tune, "results_table", lambda runs, *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def run_all(runs, output, **options):  # type: ignore[no-untyped-def]
+        folders.append(output)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "run_all", run_all)
     options = tune.Options(artefacts=folder, device="cpu", output=tmp_path / "runs", tables=tmp_path / "tables")
     with pytest.raises(KeyboardInterrupt):
         tune.main(options)

@@ -93,7 +93,7 @@ def test_a_model_on_the_hub_is_known_by_its_name_and_commit(
     def snapshot(path: str, *, programs: bool = False) -> Path:
         return tmp_path / "0a1b2c" if path == "hub:me/it" else Path(path)
 
-    monkeypatch.setattr("_candidate.local_path", snapshot)
+    monkeypatch.setattr("benchmarks._candidate.local_path", snapshot)
     monkeypatch.setattr("sepo_env.denoisers.checkpoint.local_path", snapshot)
     assert paper_dna.main(changed(options, checkpoint="hub:me/it"), "") == 0
     record = json.loads((options.folder / "seed-0.json").read_text())

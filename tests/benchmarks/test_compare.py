@@ -19,6 +19,7 @@ from benchmarks.comparison.runs import plan
 from benchmarks.comparison.suite import make_suite
 from benchmarks.comparison.worker import Progress, execute
 from sepo_env.errors import CheckpointError, SepoEnvError
+from sepo_env.files import LOCK_FILE
 
 ROOT = Path(__file__).parents[2]
 TOY = {"task": "ToyCTMC-v0", "smoke": True}
@@ -41,7 +42,7 @@ def test_the_command_writes_its_report_from_any_folder(tmp_path: Path) -> None:
     written = {path.name for path in output.iterdir()}
     tables = {"curves.csv", "runs.csv", "summary.csv", "summary.md", "report.md"}
     pictures = {f"{name}.{end}" for name in ("learning_curves", "training_gap", "violins") for end in ("png", "pdf")}
-    assert written == tables | pictures | {"runs"}
+    assert written == tables | pictures | {"runs", LOCK_FILE}
     runs, curves = pd.read_csv(output / "runs.csv"), pd.read_csv(output / "curves.csv")
     assert list(zip(runs["agent"], runs["seed"], strict=True)) == [
         (agent, seed) for seed in (0, 1) for agent in ("pretrained", "ddpo")
@@ -102,7 +103,8 @@ def test_unequal_costs_are_said_loudly(smoke: compare.Options, capsys: pytest.Ca
     curve = pd.DataFrame(
         {"iteration": [1, 2], "nfe": [50, 100], "reward_calls": [5, 10], "held_out_reward": [0.1, 0.2]}
     )
-    samples = pd.DataFrame({"sequence": ["AAAA", "ABAB"], "held_out_reward": [0.1, 0.3]})
+    rewards = {"training_reward": [0.2, 0.4], "held_out_reward": [0.1, 0.3]}
+    samples = pd.DataFrame({"sequence": ["AAAA", "ABAB"], **rewards})
     for run, nfe in zip(plan(options.make_suite()), (100, 120), strict=True):
         run.claim(options.folder)
         cost = {"iteration": 2, "nfe": nfe, "reward_calls": 10, "wall_time": 1.0}

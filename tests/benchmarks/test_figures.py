@@ -93,7 +93,8 @@ def test_the_same_figure_is_the_same_file(tmp_path: Path, curves: pd.DataFrame) 
     for name in ("one", "two"):
         folder = tmp_path / name
         folder.mkdir()
-        figures.save(figures.learning_curves(curves, 0.0, "u"), folder, "curves")
+        for end in figures.ENDINGS:
+            figures.save(figures.learning_curves(curves, 0.0, "u"), folder / f"curves.{end}")
         contents.append([(folder / f"curves.{ending}").read_bytes() for ending in ("png", "pdf")])
     assert contents[0] == contents[1]
     assert contents[0][0].startswith(b"\x89PNG")

@@ -16,6 +16,7 @@ from benchmarks import language
 from sepo_env import tasks
 from sepo_env.assets import asset_path
 from sepo_env.errors import InvalidArgumentError, RewardError, UnknownOptionError
+from sepo_env.files import LOCK_FILE
 from sepo_env.tasks.language_metrics import Perplexity, play
 from sepo_env.tasks.metrics import distinct_n
 
@@ -52,7 +53,9 @@ def options(tmp_path: Path) -> language.Options:
 def test_the_table_is_of_the_texts_that_are_written(options: language.Options, capsys) -> None:  # type: ignore[no-untyped-def]
     assert language.main(options, "command", judge=judge) == 0
     folder = options.output
-    assert {path.name for path in folder.iterdir()} == {"language.csv", "language.md", "language.png", "samples.csv"}
+    assert {path.name for path in folder.iterdir()} == {
+        "language.csv", "language.md", "language.png", "samples.csv", LOCK_FILE,
+    }  # fmt: skip
     assert (folder / "language.md").read_text().strip() in capsys.readouterr().out
     table, texts = pd.read_csv(folder / "language.csv"), pd.read_csv(folder / "samples.csv")
     assert table[["side", "steps"]].to_numpy().tolist() == [[s, k] for k in (2, 4) for s in ("pretrained", "mine")]
@@ -117,7 +120,7 @@ def test_what_is_done_survives_a_failing_judge(options: language.Options) -> Non
     with pytest.raises(RewardError, match="ConnectionError: no route") as caught:
         language.main(options, "command", judge=failing)
     assert caught.value.__notes__ == [f"What was done until then is in {options.output}."]
-    assert {path.name for path in options.output.iterdir()} == {"language.csv", "samples.csv"}
+    assert {path.name for path in options.output.iterdir()} == {"language.csv", "samples.csv", LOCK_FILE}
     table, texts = (pd.read_csv(options.output / name) for name in ("language.csv", "samples.csv"))
     assert table[["side", "steps"]].to_numpy().tolist() == [[s, k] for k in (2, 4) for s in ("pretrained", "mine")]
     assert table["win_rate"].isna().tolist() == [False, False, False, True]

@@ -18,6 +18,7 @@ from benchmarks import _published, paper_dna
 from sepo_env import tasks
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, save_denoiser
 from sepo_env.errors import ArtefactsError, CheckpointError, InvalidArgumentError, MissingExtraError
+from sepo_env.files import LOCK_FILE
 from sepo_env.rewards.grelu import load_grelu
 from sepo_env.tasks import artefacts
 from sepo_env.tasks.artefact_files import ARTEFACTS
@@ -54,7 +55,7 @@ def test_the_command_runs_on_the_default_and_says_what_it_is_worth(tmp_path: Pat
     assert "not the published protocol" in done.stdout
     assert "NFE" in done.stderr
     output = tmp_path / "runs" / "paper-dna-pretrained"
-    names = {"report.md", "comparison.csv", "measured.csv", "seed-0.json", "seed-0.csv"}
+    names = {"report.md", "comparison.csv", "measured.csv", "seed-0.json", "seed-0.csv", LOCK_FILE}
     assert {path.name for path in output.iterdir()} == names
     assert (output / "report.md").read_text().strip() in done.stdout
     assert "| DRAKES without KL" in done.stdout
@@ -92,7 +93,7 @@ def test_seeds_of_an_older_version_leave_the_new_metric_empty(options: paper_dna
     assert row["motif_correlation"] == pytest.approx(measured["motif_correlation"].mean())
     path = options.folder / "seed-0.json"
     record = json.loads(path.read_text())
-    del record["figures"]["motif_correlation"]
+    del record["figures"]["motif_correlation"], record["digest"]
     path.write_text(json.dumps(record))
     paper_dna.main(options, "")
     row = pd.read_csv(options.folder / "comparison.csv").iloc[0]

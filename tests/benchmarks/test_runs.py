@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.comparison.runs import Run, plan, write_atomically
+from benchmarks.comparison.runs import Run, plan
 from benchmarks.comparison.suite import Evaluation, make_suite
 from benchmarks.comparison.worker import _pretrained_sampler, make_task
 from sepo_env import tasks
@@ -35,8 +35,10 @@ def test_a_plan_has_every_agent_for_each_seed_in_a_folder_of_its_own(tmp_path: P
 def test_results_come_back_as_written(tmp_path: Path) -> None:
     RUN.claim(tmp_path)
     assert not RUN.is_finished(tmp_path)
-    curve = pd.DataFrame({"iteration": [1, 2], "nfe": [10, 20], "held_out_reward": [None, 0.5]})
-    samples = pd.DataFrame({"sequence": ["AB", "BB"], "held_out_reward": [0.25, 1.0]})
+    figures = {"nfe": [10, 20], "reward_calls": [4, 8], "eval_reward": [None, 0.5], "held_out_reward": [None, 0.5]}
+    curve = pd.DataFrame({"iteration": [1, 2], **figures})
+    # Texts that pandas takes for missing numbers elsewhere.
+    samples = pd.DataFrame({"sequence": ["NA", ""], "training_reward": [0.0, 1.0], "held_out_reward": [0.25, 1.0]})
     RUN.finish(tmp_path, curve, samples, {"nfe": 20, "held_out_median": 0.625})
     assert RUN.is_finished(tmp_path)
     assert RUN.load_results(tmp_path) == {
@@ -44,9 +46,9 @@ def test_results_come_back_as_written(tmp_path: Path) -> None:
     }  # fmt: skip
     labels = {"task": "Toy-v0", "agent": "ddpo", "seed": 3}
     read = RUN.load_curve(tmp_path)
-    assert read.columns.tolist() == [*labels, "iteration", "nfe", "held_out_reward"]
+    assert read.columns.tolist() == [*labels, "iteration", *figures]
     assert read["held_out_reward"].isna().tolist() == [True, False]
-    pd.testing.assert_frame_equal(RUN.load_samples(tmp_path)[["sequence", "held_out_reward"]], samples)
+    pd.testing.assert_frame_equal(RUN.load_samples(tmp_path).drop(columns=list(labels)), samples)
 
 
 def test_the_same_run_may_claim_its_folder_again_and_another_may_not(tmp_path: Path) -> None:
@@ -62,21 +64,6 @@ def test_rebuilt_weights_are_another_run(tmp_path: Path) -> None:
     RUN.claim(tmp_path)
     with pytest.raises(CheckpointError, match="weights abc -> def"):
         dataclasses.replace(RUN, weights="def").claim(tmp_path)
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    path.write_text("old")
-
-    def fail(temporary: Path) -> None:
-        temporary.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    write_atomically(path, lambda temporary: temporary.write_text("new"))
-    assert path.read_text() == "new"
 
 
 def test_a_prompt_is_part_of_a_run_and_kept_by_the_pretrained_denoiser_too() -> None:

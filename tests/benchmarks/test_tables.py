@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,8 @@ from benchmarks.comparison.tables import (
     summarise,
     summary_markdown,
 )
+
+PLANNED = {PRETRAINED: 2, "sepo": 2, "ddpo": 2}
 
 
 @pytest.fixture
@@ -34,7 +38,7 @@ def runs() -> pd.DataFrame:
 
 
 def test_summary_by_hand(runs: pd.DataFrame) -> None:
-    summary = summarise(runs)
+    summary = summarise(runs, PLANNED)
     assert list(summary.index) == [PRETRAINED, "sepo", "ddpo"]
     assert summary.loc["sepo", "held_out_median"] == 3.0
     # Two seeds: the resamples are (2, 2), (2, 4), (4, 2), (4, 4), so that the interval is the range of the runs.
@@ -49,6 +53,26 @@ def test_cost_spread_is_of_the_trained_runs_only(runs: pd.DataFrame) -> None:
     assert cost_spread(runs[runs["agent"] == PRETRAINED]) == {"nfe": 0.0, "reward_calls": 0.0}
 
 
+@pytest.mark.parametrize(
+    ("costs", "expected"),
+    [([0, 100], math.inf), ([0, 0], 0.0), ([math.nan, 100], math.nan), ([-1, 100], math.nan), ([100, 100], 0.0)],
+)
+def test_costs_that_are_none_do_not_agree_with_others(costs: list[float], expected: float) -> None:
+    runs = pd.DataFrame({"agent": ["sepo", "ppo"], "nfe": costs, "reward_calls": [5, 5]})
+    assert cost_spread(runs) == {"nfe": pytest.approx(expected, nan_ok=True), "reward_calls": 0.0}
+
+
+def test_an_agent_without_a_run_is_in_the_table(runs: pd.DataFrame) -> None:
+    some = runs[(runs["agent"] != "ddpo") & ~((runs["agent"] == "sepo") & (runs["seed"] == 1))]
+    summary = summarise(some, PLANNED)
+    assert summary["seeds"].to_dict() == {PRETRAINED: 2, "sepo": 1, "ddpo": 0}
+    assert summary["planned_seeds"].to_dict() == PLANNED
+    header, _, seeds, reward = summary_markdown(summary, {"held_out_median": "reward"}).splitlines()[:4]
+    assert "ddpo" in header
+    assert [cell.strip() for cell in seeds.strip("|").split("|")[1:]] == ["2 of 2", "**1 of 2**", "**0 of 2**"]
+    assert reward.strip("|").split("|")[-1].strip() == "-"
+
+
 def test_improvement_table_by_hand(runs: pd.DataFrame) -> None:
     table = improvement_table(runs, "held_out_median")
     assert table.loc["sepo", PRETRAINED].startswith("1.00")
@@ -61,10 +85,10 @@ def test_markdown_has_a_row_a_metric_and_a_column_an_agent(runs: pd.DataFrame) -
     labels = {"held_out_median": "reward (u)", "absent": "never shown", "nfe": "NFE"}
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in summary_markdown(summarise(runs), labels).splitlines()
+        for line in summary_markdown(summarise(runs, PLANNED), labels).splitlines()
     ]
     assert rows[0] == ["", PRETRAINED, "sepo", "ddpo"]
-    assert rows[2] == ["seeds", "2", "2", "2"]
+    assert rows[2] == ["finished seeds", "2 of 2", "2 of 2", "2 of 2"]
     assert rows[3] == ["reward (u)", "0.60 [0.50, 0.70]", "3.00 [2.00, 4.00]", "1.50 [1.00, 2.00]"]
     assert rows[4] == ["NFE", "0", "1,000", "1,040"]
     assert rows[5] == ["NFE, deviation from the median agent", "-", "-2.0 %", "+2.0 %"]

@@ -1,12 +1,13 @@
-"""Files of results, read back: whatever became of them, the error names the file and what to do."""
+"""Files of results, sealed with a digest and read back: whatever became of them, the error names file and cure."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,32 @@ def read_json(path: Path, cure: str) -> dict[str, Any]:
     return found
 
 
+def digest(content: bytes) -> str:
+    """The SHA-256 of a file's contents."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sealed(record: Mapping[str, Any]) -> bytes:
+    """A record as JSON with a digest of its own, by which `read_sealed` knows that no bit has changed."""
+    return json.dumps({**record, "digest": _seal(record)}, indent=1).encode()
+
+
+def read_sealed(path: Path, cure: str) -> dict[str, Any]:
+    """The record that `sealed` wrote, or one from before there were digests.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not as it was written.
+    """
+    record = read_json(path, cure)
+    if "digest" in record and record.pop("digest") != _seal(record):
+        raise CheckpointError(path, "it is damaged, and not as it was written", cure)
+    return record
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    return digest(json.dumps(record, sort_keys=True).encode())
+
+
 def read_table(path: Path, cure: str, *, numbers: Sequence[str] = (), texts: Sequence[str] = ()) -> pd.DataFrame:
     """The table that a CSV file holds.
 
@@ -73,12 +100,14 @@ def read_table(path: Path, cure: str, *, numbers: Sequence[str] = (), texts: Seq
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # pandas only warns of rows that are longer than the header
-            table = pd.read_csv(io.BytesIO(content), converters=dict.fromkeys(texts, str), low_memory=False)
+            table = pd.read_csv(io.BytesIO(content), index_col=False, low_memory=False)
+            verbatim = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, index_col=False)
     except (ValueError, OverflowError, Warning) as error:  # pandas' own are ValueErrors
         raise CheckpointError(path, f"it is damaged, and no table ({' '.join(str(error).split())})", cure) from error
     missing = [name for name in (*numbers, *texts) if name not in table]
     if missing:
         raise CheckpointError(path, f"it lacks the column {missing[0]!r}", cure)
+    table[list(texts)] = verbatim[list(texts)]
     for name in numbers:
         if len(table) and not pd.api.types.is_numeric_dtype(table[name]):
             raise CheckpointError(path, f"its column {name!r} holds something else than numbers", cure)
