@@ -7,29 +7,29 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 from annotated_types import doc
 from pydantic import AfterValidator
 from tyro.constructors import PrimitiveConstructorSpec
 
+from agents.command_line import DONE, FAILED, INTERRUPTED, flags_of, run, settings_of
 from sepo_env.arguments import PathArgument
-from sepo_env.errors import SepoEnvError
+from sepo_env.paths import as_path
 
-DONE, AMISS, REFUSED, INTERRUPTED = 0, 1, 2, 130
-"""All is well; something failed or a goal was missed, and the output says what; nothing was done; Ctrl-C."""
+AMISS, REFUSED = 1, 2
 
-EXIT_STATUS = f"""Exit status: {DONE} all is well; {AMISS} something failed or is missing, and the output says what;
-{REFUSED} refused, with the reason; {INTERRUPTED} stopped with Ctrl-C."""
+_EXIT_STATUS = f"""Exit status: {DONE} all is well; {AMISS} something failed, is missing or misses its goal, and the
+output says what; {REFUSED} refused, with the reason; {INTERRUPTED} stopped with Ctrl-C."""
 
 _Options = TypeVar("_Options")
 
 
 def _expanded(path: PathArgument) -> Path:
     if not os.fspath(path):
-        raise ValueError("no path")
-    return Path(path).expanduser()
+        raise ValueError("no text is no path")
+    return as_path(path)
 
 
 PathOption = Annotated[
@@ -53,28 +53,28 @@ def run_program(
     *,
     file: str,
     description: str | None,
-    when_stopped: str = "",
+    how_to_go_on: str = "",
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Read the command line, do the work, and say what went wrong in one line; returns the exit status.
+    """Read the command line, do the work, and say in one line what went wrong; returns the exit status.
 
     Args:
         options: a dataclass, each field of which is a flag.
         main: does the work; told the options and the whole command, returns the exit status.
         file: name of the program's file, for the command.
-        description: what ``--help`` says before the flags.
-        when_stopped: what Ctrl-C says besides.
+        description: what ``--help`` says before the flags; the exit statuses are said below it.
+        how_to_go_on: what to tell whoever has stopped the program.
         arguments: those of the command line; None takes the process's own.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    command = f"python benchmarks/{file} {shlex.join(given)}".strip()
-    parsed: Any = tyro.cli(options, prog=f"python benchmarks/{file}", description=description, args=given)
-    try:
-        return main(parsed, command)
-    except KeyboardInterrupt as interrupt:
-        said = ["\nstopped" + (f"; {when_stopped}" if when_stopped else "")]
-        print("\n".join([*said, *getattr(interrupt, "__notes__", [])]), file=sys.stderr)
-        return INTERRUPTED
-    except SepoEnvError as error:
-        print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
-        return REFUSED
+    program = f"python benchmarks/{file}"
+    said = f"{description}\n{_EXIT_STATUS}"
+    settings = settings_of(options, tyro.cli(flags_of(options), prog=program, description=said, args=given))
+    status = REFUSED
+
+    def work() -> None:
+        nonlocal status
+        status = main(settings, f"{program} {shlex.join(given)}".strip())
+
+    ended = run(work, how_to_go_on)
+    return ended if ended not in (DONE, FAILED) else status

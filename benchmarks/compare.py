@@ -18,7 +18,8 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:  # run as a file
     import _checkout  # noqa: F401
 
-from benchmarks._program import AMISS, DONE, EXIT_STATUS, PathOption, run_program
+from agents.command_line import DONE
+from benchmarks._program import AMISS, PathOption, run_program
 from benchmarks.comparison.report import load_results, reference_of, write_report
 from benchmarks.comparison.runs import claim_all, plan
 from benchmarks.comparison.scheduler import available_cores, run_all
@@ -121,7 +122,7 @@ if __name__ == "__main__":
             Options,
             main,
             file="compare.py",
-            description=f"{__doc__}\n{EXIT_STATUS}",
-            when_stopped="the same command goes on from here",
+            description=__doc__,
+            how_to_go_on="The same command goes on from here.",
         )
     )

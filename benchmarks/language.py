@@ -33,11 +33,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from agents.agent import Agent
+from agents.command_line import DONE
 from agents.lookup import named_task
 from benchmarks._judges import judges_what_it_trained, load_judge
 from benchmarks._language_report import keep_tables, write_results
 from benchmarks._language_texts import prompts_and_responses, prompts_of
-from benchmarks._program import DONE, EXIT_STATUS, PathOption, run_program
+from benchmarks._program import PathOption, run_program
 from benchmarks.comparison.statistics import win_rate_estimates
 from benchmarks.comparison.tables import PRETRAINED
 from sepo_env import tasks
@@ -248,4 +249,4 @@ def main(options: Options, command: str, *, judge: Judge | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(Options, main, file="language.py", description=f"{__doc__}\n{EXIT_STATUS}"))
+    sys.exit(run_program(Options, main, file="language.py", description=__doc__))

@@ -29,9 +29,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from agents.command_line import DONE
 from benchmarks._candidate import Candidate, agent_description, departures, fingerprint, load_candidate, name_of
 from benchmarks._files import read_sealed, sealed
-from benchmarks._program import DONE, EXIT_STATUS, PathOption, run_program
+from benchmarks._program import PathOption, run_program
 from benchmarks._published import comparison, comparison_markdown
 from benchmarks.comparison.runs import weights_fingerprint
 from benchmarks.comparison.tables import markdown_table
@@ -305,7 +306,7 @@ if __name__ == "__main__":
             Options,
             main,
             file="paper_dna.py",
-            description=f"{__doc__}\n{EXIT_STATUS}",
-            when_stopped="the same command goes on with the seed that was under way",
+            description=__doc__,
+            how_to_go_on="The same command goes on with the seed that was under way.",
         )
     )

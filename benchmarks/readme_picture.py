@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__" and not __package__:  # run as a file
     import _checkout  # noqa: F401
@@ -20,8 +21,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import sepo_env  # noqa: F401 - registers the environments
+from agents.command_line import DONE
 from benchmarks._files import read_table
-from benchmarks._program import DONE, EXIT_STATUS, PathOption, run_program
+from benchmarks._program import PathOption, run_program
 from benchmarks.comparison.figures import STYLE, draw_learning_curve
 from sepo_env.arguments import Seed, Size, check_fields
 from sepo_env.files import replacing
@@ -49,7 +51,7 @@ class Options:
 
 def episode(seed: int, num_steps: int) -> np.ndarray:
     """The token-by-time picture of one episode under the pretrained denoiser, uint8 ``(H, W, 3)``."""
-    env = gym.make("DNAEnhancer-v0", num_steps=num_steps, render_mode="rgb_array")
+    env: Any = gym.make("DNAEnhancer-v0", num_steps=num_steps, render_mode="rgb_array")
     env.reset(seed=seed)
     terminated = False
     while not terminated:
@@ -85,4 +87,4 @@ def main(options: Options, command: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(Options, main, file="readme_picture.py", description=f"{__doc__}\n{EXIT_STATUS}"))
+    sys.exit(run_program(Options, main, file="readme_picture.py", description=__doc__))

@@ -26,6 +26,7 @@ import scipy.stats
 import torch
 from tqdm import tqdm
 
+from agents.command_line import DONE
 from benchmarks._measurements import (
     Bench,
     MeasurementName,
@@ -36,7 +37,7 @@ from benchmarks._measurements import (
     vector_against_singles,
     vector_step,
 )
-from benchmarks._program import AMISS, DONE, EXIT_STATUS, run_program
+from benchmarks._program import AMISS, run_program
 from benchmarks.comparison.tables import markdown_table
 from sepo_env.device import find_device
 from sepo_env.files import write_atomically
@@ -125,4 +126,4 @@ def main(options: Options, command: str = "") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(Options, main, file="speed.py", description=f"{__doc__}\n{EXIT_STATUS}"))
+    sys.exit(run_program(Options, main, file="speed.py", description=__doc__))

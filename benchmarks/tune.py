@@ -28,8 +28,9 @@ if __name__ == "__main__" and not __package__:  # run as a file
 
 import pandas as pd
 
+from agents.command_line import DONE
 from agents.registry import AGENTS
-from benchmarks._program import AMISS, DONE, EXIT_STATUS, PathOption, run_program
+from benchmarks._program import AMISS, PathOption, run_program
 from benchmarks.comparison.runs import Run, claim_all, plan
 from benchmarks.comparison.scheduler import available_cores, run_all
 from benchmarks.comparison.suite import Suite, SuiteName, make_suite, task_options
@@ -206,7 +207,7 @@ if __name__ == "__main__":
             Options,
             main,
             file="tune.py",
-            description=f"{__doc__}\n{EXIT_STATUS}",
-            when_stopped="the same command goes on from here",
+            description=__doc__,
+            how_to_go_on="The same command goes on from here.",
         )
     )

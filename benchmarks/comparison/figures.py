@@ -10,7 +10,7 @@ import functools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from benchmarks.comparison.statistics import interquartile_estimate
 from benchmarks.comparison.tables import PRETRAINED
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 120,
     "savefig.dpi": 300,
     "figure.constrained_layout.use": True,
@@ -48,7 +48,7 @@ STYLE = {
 }
 GREY = "0.45"
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_SMALL_MARKS = {"markersize": 3.5, "markeredgewidth": 0}
+_SMALL_MARKS: dict[str, Any] = {"markersize": 3.5, "markeredgewidth": 0}
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -182,7 +182,7 @@ def violins(samples: pd.DataFrame, unit: str, reference: ArrayLike | None = None
     axes = figure.subplots()
     places = np.arange(len(groups))
     for place, values, colour in zip(places, groups.values(), colours, strict=True):
-        _violin(axes, place, values, colour)
+        _violin(axes, float(place), values, colour)
     axes.axhline(np.median(next(iter(groups.values()))), color=GREY, linestyle="--", linewidth=0.8, zorder=0)
     axes.set_xticks(places, list(groups))
     axes.grid(visible=False, axis="x")
@@ -207,11 +207,11 @@ def pareto(runs: pd.DataFrame, unit: str, real_band: tuple[float, float] | None 
     look = looks(list(dict.fromkeys(runs["agent"])))
     for agent, group in runs.groupby("agent", sort=False):
         x, y = group["log_likelihood_median"].to_numpy(), group["held_out_median"].to_numpy()
-        style = {"color": look[agent].colour, "marker": look[agent].marker, "linewidths": 0}
+        style: dict[str, Any] = {"color": look[agent].colour, "marker": look[agent].marker, "linewidths": 0}
         axes.scatter(x, y, s=16, alpha=0.45, **style)
         mid_x, mid_y = interquartile_estimate(x), interquartile_estimate(y)
         if len(group) > 1:
-            bars = {"ecolor": look[agent].colour, "elinewidth": 1.0, "fmt": "none", "alpha": 0.8}
+            bars: dict[str, Any] = {"ecolor": look[agent].colour, "elinewidth": 1.0, "fmt": "none", "alpha": 0.8}
             axes.errorbar(mid_x.value, mid_y.value, _whiskers(mid_y), _whiskers(mid_x), **bars)
         axes.scatter(mid_x.value, mid_y.value, s=70, label=agent, edgecolors="white", **style | {"linewidths": 0.8})
     axes.set_xlabel("log-likelihood bound, pretrained denoiser\n(median, nats per sequence)")

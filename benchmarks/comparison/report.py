@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -288,8 +288,13 @@ def _toy_reference(suite: Suite) -> Reference:
     return Reference(unit="share of the best reward")
 
 
+def _tables(suite: Suite) -> Any:
+    task: Any = make_task(suite.task, options=suite.task_options)
+    return task.reference
+
+
 def _dna_reference(suite: Suite) -> Reference:
-    tables_ = make_task(suite.task, options=suite.task_options).reference
+    tables_ = _tables(suite)
     if "artefacts" in suite.task_options:
         return Reference(
             unit="predicted HepG2 MPRA activity, log2 RNA/DNA, of the published oracles",
@@ -307,7 +312,7 @@ def _dna_reference(suite: Suite) -> Reference:
 
 
 def _text_reference(suite: Suite) -> Reference:
-    tables_ = make_task(suite.task, options=suite.task_options).reference
+    tables_ = _tables(suite)
     likelihood = tables_["log_likelihood_percentiles_test"]
     return Reference(
         unit="sentiment, -1 to 1; held out: VADER",

@@ -224,7 +224,9 @@ def _start_worker(reports: multiprocessing.Queue[Progress], stop: Event, threads
 
 def _end_with_parent() -> None:
     """A parent that was killed cannot dismiss its processes, which would wait for ever."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
