@@ -46,5 +46,5 @@ def test_the_scripts_say_it_in_a_line(script, project_root, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: 'foo' is no device")
+    assert done.stderr.startswith("InvalidArgumentError: 'foo' is no device")
     assert list(tmp_path.iterdir()) == []
