@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from sepo_env import tasks
+from sepo_env.arguments import checked
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
 from sepo_env.registration import ENVIRONMENTS
 from sepo_env.tasks import Task
 
 
+@checked
 def named_task(task: str | Task, options: Mapping[str, Any] | None = None) -> Task:
     """The task of an environment's id or a name, made with its options, or the task itself.
 

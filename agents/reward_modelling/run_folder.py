@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ def _step(path: Path) -> int:
 def _fault(path: Path) -> str | None:
     """What a checkpoint lacks; None if it is whole."""
     try:
-        int(read_object(path / "trainer_state.json", "pass it over")["global_step"])
+        # Transformers' own: with NaN where there is no figure.
+        int(json.loads(check_file(path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
         weights = ["model.safetensors"]
         if (path / _INDEX).exists():
             weights = sorted(set(read_object(path / _INDEX, "pass it over")["weight_map"].values()))
@@ -91,7 +93,7 @@ def _fault(path: Path) -> str | None:
             # Reads the header, and compares it with the file's length.
             with safe_open(check_file(path / name), framework="pt"):
                 pass
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         return f"{type(error).__name__}: {error}"
     # torch's archives have their table at the end.
     return next((f"{name} is missing or cut off" for name in _STATE_FILES if not zipfile.is_zipfile(path / name)), None)

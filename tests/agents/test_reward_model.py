@@ -12,6 +12,8 @@ import torch
 
 from agents.reward_model import main
 from agents.reward_modelling import Pair, RewardModelConfig, read_pairs, split_pairs, train_reward_model
+from agents.reward_modelling.run_folder import FORMAT, RUN_FILE, check_resumed, claim, find_checkpoint
+from agents.sealed import seal
 from sepo_env.errors import CheckpointError
 from sepo_env.rewards.sequence_classifier import SequenceClassifierReward
 from tests.comparisons import assert_same
@@ -150,6 +152,69 @@ def test_a_damaged_checkpoint_is_passed_over(damage: str, tmp_path: Path) -> Non
     with pytest.warns(UserWarning, match="checkpoint-6 is not whole"):
         outcome = train_reward_model(config, progress=False, resume=True)
     assert outcome.num_steps == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/dev/zero", "its weights are in '/dev/zero', which is no file of the checkpoint"),
+        ("../../pairs.jsonl", "which is no file of the checkpoint"),
+        ("absent.safetensors", "there is no such file"),
+        (3, "TypeError"),
+    ],
+)
+def test_weights_of_a_checkpoint_are_files_of_its_folder(name: Any, said: str, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "checkpoint-1"
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text('{"global_step": 1, "best_metric": NaN}')
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    newest, faults = find_checkpoint(tmp_path)
+    assert newest is None
+    assert said in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[]", "a list, not a JSON object"),
+        (b"\xff", "no text in UTF-8"),
+        (b'{"format": NaN}', "NaN is no number of JSON"),
+        (b"[" * 100_000, "nested too deep"),
+        (seal({"format": "theirs"}), "its format is not"),
+        (seal({"format": FORMAT, "settings": 3}), "it lacks the settings"),
+        (seal({"format": FORMAT}).replace(b"agents", b"Agents"), "its content has changed"),
+    ],
+    ids=range(7),
+)
+def test_a_run_file_that_is_none_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    config = small(write_pairs(tmp_path / "pairs.jsonl", make_pairs(20)), tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / RUN_FILE).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        check_resumed(tmp_path / "run", config, {})
+
+
+def test_every_flipped_bit_of_a_run_file_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    config = small(tmp_path / "pairs.jsonl", folder)
+    claim(folder, config, {"training": "x"})
+    check_resumed(folder, config, {"training": "x"})
+    content = (folder / RUN_FILE).read_bytes()
+    for place in range(0, len(content), 3):
+        (folder / RUN_FILE).write_bytes(content[:place] + bytes([content[place] ^ 32]) + content[place + 1 :])
+        with pytest.raises(CheckpointError, match=RUN_FILE):
+            check_resumed(folder, config, {"training": "x"})
+
+
+def test_a_run_file_from_before_there_were_seals_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = small(tmp_path / "pairs.jsonl", folder)
+    found = {"format": "agents.reward_model/1", "settings": config.to_dict(), "training": "x"}
+    (folder / RUN_FILE).write_text(json.dumps(found))
+    check_resumed(folder, config, {"training": "x"})
+    with pytest.raises(CheckpointError, match="training was 'x', is 'y'"):
+        check_resumed(folder, config, {"training": "y"})
 
 
 def test_a_mistake_in_the_base_leaves_the_folder_free(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
