@@ -29,6 +29,8 @@ ARTEFACTS = "artefacts"
 """Entry of a task's description with the fingerprints of the files that it ran on; none on the shipped assets."""
 # Its config.json has no seal, and does not say which denoiser was fine-tuned.
 _UNSEALED_FORMAT = "agents.agent/1"
+FORMATS = (FORMAT, _UNSEALED_FORMAT)
+"""Those that are read."""
 _FRAME = ("name", "alphabet", "length", "process")
 _CURE = "save the agent again"
 _WEIGHTS = re.compile(r"denoiser-[0-9a-f]{16}\.safetensors")
@@ -151,7 +153,7 @@ def load_agent(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tensor | 
             path, f"no saved agent (no {CONFIG_FILE} is there)", "give a folder that agent.save wrote"
         )
     description = read_sealed(file, _CURE, unsealed=_UNSEALED_FORMAT)
-    if description.get("format") not in (FORMAT, _UNSEALED_FORMAT):
+    if description.get("format") not in FORMATS:
         raise CheckpointError(file, f"its format is not {FORMAT!r}", "give a folder of agent.save")
     kinds = {"agent": str, "task": dict, "config": dict}
     if wrong := [name for name, kind in kinds.items() if not isinstance(description.get(name), kind)]:

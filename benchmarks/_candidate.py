@@ -16,7 +16,7 @@ from torch import Tensor
 from agents.agent import Agent
 from agents.checkpoint import load_checkpoint
 from agents.recovery import CHECKPOINT_FILE
-from agents.storage import ARTEFACTS, CONFIG_FILE, FORMAT
+from agents.storage import ARTEFACTS, CONFIG_FILE, FORMATS
 from agents.train import AGENT_FOLDER
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess, make_schedule
@@ -84,7 +84,7 @@ def agent_description(checkpoint: str | None) -> Mapping[str, Any] | None:
         found = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
     except (CheckpointError, OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
+    return found if isinstance(found, dict) and found.get("format") in FORMATS else None
 
 
 def departures(task: DNAEnhancerTask, description: Mapping[str, Any] | None) -> list[str]:
