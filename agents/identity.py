@@ -16,6 +16,7 @@ REWARDS = ("reward", "judge")
 
 _WORLD = ("denoiser", "settings", "own code")
 """Entries of a task's description by which worlds of one name, alphabet, length and process are told apart."""
+_MOST_WEIGHTS = 8
 _UNRECORDED = "not recorded by the version that wrote the checkpoint"
 
 
@@ -94,9 +95,17 @@ def _reward_differences(name: str, old: Any, new: Any) -> Iterator[Difference]:
     """What differs in a reward: its name or its weights, or else what these do not say."""
     one, other = (_summary(identity) for identity in (old, new))
     if one != other:
-        yield Difference(name, one, other)
+        yield Difference(name, *_those_that_differ(one, other))
     else:
         yield from differences(name, old, new)
+
+
+def _those_that_differ(one: Any, other: Any) -> tuple[Any, Any]:
+    """Weights as they are, or of many those that differ."""
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)) or len(one) + len(other) <= _MOST_WEIGHTS:
+        return one, other
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return {name: one[name] for name in names if name in one}, {name: other[name] for name in names if name in other}
 
 
 def _summary(identity: Any) -> Any:

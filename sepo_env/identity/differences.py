@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sepo_env.arguments import shown
 from sepo_env.identity.values import CANNOT_BE_TOLD, UNLESS_SEEN
 
 _CODE = "code"
+_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Difference:
 
     def __str__(self) -> str:
         """The difference in words, with both values."""
-        both = "" if self.old == self.new else f"was {self.old!r}, is {self.new!r}"
+        both = "" if self.old == self.new else f"was {shown(self.old, _LONGEST)}, is {shown(self.new, _LONGEST)}"
         if self.doubt is None:
             return f"{self.name} {both}"
         return f"{self.name} ({self.doubt}{'; ' if both else ''}{both})"

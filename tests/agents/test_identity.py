@@ -19,7 +19,7 @@ from agents.recovery import checkpoint_path
 from sepo_env.denoisers import TabularDenoiser, save_denoiser
 from sepo_env.diffusion import LogLinear, Schedule
 from sepo_env.errors import CheckpointError
-from sepo_env.rewards import Reward
+from sepo_env.rewards import LetterContent, Reward
 from sepo_env.tasks import make
 from sepo_env.tasks.toy import ToyTask
 
@@ -207,6 +207,17 @@ def test_another_reward_is_another_run(old: Any, new: Any, message: str, tmp_pat
     with pytest.raises(CheckpointError, match=message):
         resumed(tmp_path, reward=new)
     resumed(tmp_path, reward=old)  # without a warning
+
+
+def test_of_many_weights_those_that_differ_are_named(tmp_path: Path) -> None:
+    weights = {
+        Weighed(1.0): 1.0,
+        **{LetterContent("A", "ABC", name=f"the letter A, number {n}"): 1.0 for n in range(9)},
+    }
+    trained(tmp_path, reward=weights)
+    last = list(weights)[-1]
+    with pytest.raises(CheckpointError, match="reward was {'the letter A, number 8': 1.0}, is {.* 8': 2.0}"):
+        resumed(tmp_path, reward=weights | {last: 2.0})
 
 
 def test_another_table_of_a_reward_is_another_run(tmp_path: Path) -> None:
