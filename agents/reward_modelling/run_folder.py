@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from agents.reward_modelling.config import FREE_ON_RESUME, RewardModelConfig
-from agents.sealed import read_object, read_sealed, seal
+from agents.sealed import read_sealed, seal
 from sepo_env.errors import CheckpointError
 from sepo_env.files import write_atomically
 from sepo_env.paths import check_file
+from sepo_env.textfile import read_json
 
 CHECKPOINT_FOLDER = "checkpoints"
 RUN_FILE = "run.json"
@@ -82,18 +82,17 @@ def _step(path: Path) -> int:
 def _fault(path: Path) -> str | None:
     """What a checkpoint lacks; None if it is whole."""
     try:
-        # Transformers' own: with NaN where there is no figure.
-        int(json.loads(check_file(path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+        int(read_json(path / "trainer_state.json")["global_step"])
         weights = ["model.safetensors"]
         if (path / _INDEX).exists():
-            weights = sorted(set(read_object(path / _INDEX, "pass it over")["weight_map"].values()))
+            weights = sorted(set(read_json(path / _INDEX)["weight_map"].values()))
         for name in weights:
             if Path(name).name != name:
                 raise ValueError(f"its weights are in {name!r}, which is no file of the checkpoint")
             # Reads the header, and compares it with the file's length.
             with safe_open(check_file(path / name), framework="pt"):
                 pass
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         return f"{type(error).__name__}: {error}"
     # torch's archives have their table at the end.
     return next((f"{name} is missing or cut off" for name in _STATE_FILES if not zipfile.is_zipfile(path / name)), None)
