@@ -34,8 +34,8 @@ from benchmarks._candidate import Candidate, agent_description, departures, fing
 from benchmarks._files import read_sealed, sealed
 from benchmarks._program import PathOption, run_program
 from benchmarks._published import comparison, comparison_markdown
-from benchmarks.comparison.runs import weights_fingerprint
 from benchmarks.comparison.tables import markdown_table
+from benchmarks.comparison.world import weights_fingerprint
 from sepo_env.arguments import Size, WholeNumber, check_fields
 from sepo_env.denoisers import Denoiser
 from sepo_env.device import find_device

@@ -37,6 +37,7 @@ from benchmarks.comparison.suite import Suite, SuiteName, make_suite, task_optio
 from benchmarks.comparison.tables import PRETRAINED, markdown_table
 from benchmarks.comparison.verdict import unfinished_runs
 from benchmarks.comparison.worker import check
+from benchmarks.comparison.world import world_of
 from sepo_env.arguments import Count, WholeNumber, check_fields
 from sepo_env.device import find_device
 from sepo_env.errors import InvalidArgumentError
@@ -117,11 +118,14 @@ class Options:
 
 def tuning_runs(suite: Suite, study: Study) -> list[Run]:
     """The pretrained denoiser, then the runs of all configurations of all agents, configuration by configuration."""
-    runs = plan(dataclasses.replace(suite, agents=(PRETRAINED,)))
+    world = world_of(suite)
+    runs = plan(dataclasses.replace(suite, agents=(PRETRAINED,)), world)
     for configuration in study.configurations(suite):
         tuned = {agent: {**suite.tuned.get(agent, {}), **configuration} for agent in suite.agents}
         variant = ",".join(f"{name}={value}" for name, value in configuration.items())
-        runs += [dataclasses.replace(run, variant=variant) for run in plan(dataclasses.replace(suite, tuned=tuned))]
+        runs += [
+            dataclasses.replace(run, variant=variant) for run in plan(dataclasses.replace(suite, tuned=tuned), world)
+        ]
     return runs
 
 

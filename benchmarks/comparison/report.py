@@ -21,7 +21,7 @@ from benchmarks.comparison.runs import Run
 from benchmarks.comparison.scheduler import Failure
 from benchmarks.comparison.suite import Suite
 from benchmarks.comparison.verdict import Verdict, judge, unfinished_runs
-from benchmarks.comparison.worker import make_task
+from benchmarks.comparison.world import make_task
 from sepo_env.files import replacing, write_atomically
 from sepo_env.tasks.metrics import kmer_counts
 

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,20 +20,18 @@ from typing import Any
 
 import pandas as pd
 
-import sepo_env
 from benchmarks._files import digest, read_bytes, read_json, read_sealed, read_table, sealed
 from benchmarks.comparison.suite import Evaluation, Suite
 from benchmarks.comparison.tables import PRETRAINED
-from sepo_env import tasks
+from benchmarks.comparison.world import world_of
 from sepo_env.arguments import NonNegative, WholeNumber, check_fields
 from sepo_env.errors import CheckpointError
 from sepo_env.files import write_atomically, writing
-from sepo_env.registration import ENVIRONMENTS
 
 _CURVE_COLUMNS = ("iteration", "nfe", "reward_calls", "eval_reward", "held_out_reward")
 _REWARDS = ("training_reward", "held_out_reward")
 _SHOWN_REFUSALS = 5
-_OPTIONAL = frozenset({"prompt", "task_options", "artefacts", "guidance_scale"})
+_OPTIONAL = frozenset({"prompt", "task_options", "guidance_scale"})
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,11 @@ class Run:
         settings: the fields of the agent's configuration that the suite sets.
         evaluation: how the result is judged.
         reward: what the agent is trained on; None is the task's training reward.
-        weights: fingerprint of the shipped denoiser and oracles.
+        world: what task, pretrained denoiser, reward and judge are, as `world.world_of` tells it.
         variant: tells runs of one agent with other settings apart, where there are such.
         prompt: texts of which every sequence keeps one, with the task's mask letter where free; none: what the
             task draws, if anything.
         task_options: options of the task, for JSON.
-        artefacts: fingerprints of the user's files that the task runs on, by role.
         guidance_scale: of classifier-free guidance by the prompts; 0: none.
     """
 
@@ -63,11 +59,10 @@ class Run:
     settings: Mapping[str, Any]
     evaluation: Evaluation
     reward: str | None
-    weights: str
+    world: Mapping[str, Any]
     variant: str = ""
     prompt: tuple[str, ...] = ()
     task_options: Mapping[str, Any] = field(default_factory=dict)
-    artefacts: Mapping[str, str] = field(default_factory=dict)
     guidance_scale: NonNegative = 0.0
 
     def __post_init__(self) -> None:
@@ -89,9 +84,8 @@ class Run:
         A folder of artefacts is known by its contents, wherever it lies.
         """
         record = json.loads(json.dumps(asdict(self)))
-        options, artefacts = record.pop("task_options"), record.pop("artefacts")
-        options = {name: value for name, value in options.items() if name != "artefacts"}
-        return record | ({"task_options": options} if options else {}) | ({"artefacts": artefacts} if artefacts else {})
+        options = {name: value for name, value in record.pop("task_options").items() if name != "artefacts"}
+        return record | ({"task_options": options} if options else {})
 
     def claim(self, output: Path) -> Path:
         """Make the folder, or enter one that holds this very run, whole.
@@ -104,9 +98,11 @@ class Run:
         path = folder / "config.json"
         with writing(folder):
             if path.exists():
-                changed = ", ".join(_differences(read_json(path, self._cure(output)), self.config()))
-                if changed:
-                    cure = f"choose another --output, or delete {output} to start afresh"
+                found, cure = read_json(path, self._cure(output)), f"choose another --output, or delete {output}"
+                if "weights" in found:
+                    cause = "it holds a run of an older version, which did not write down all that decides its results"
+                    raise CheckpointError(folder, cause, cure)
+                if changed := ", ".join(_differences(found, self.config())):
                     raise CheckpointError(folder, f"it holds a run with other settings ({changed})", cure)
             else:
                 write_atomically(path, json.dumps(self.config(), indent=1).encode())
@@ -197,10 +193,14 @@ class Run:
         return kept
 
 
-def plan(suite: Suite) -> list[Run]:
-    """All runs of a suite, seed by seed, so that an interrupted comparison has every agent."""
-    weights = weights_fingerprint()
-    artefacts = tasks.make(ENVIRONMENTS[suite.task], **suite.task_options).fingerprints
+def plan(suite: Suite, world: Mapping[str, Any] | None = None) -> list[Run]:
+    """All runs of a suite, seed by seed, so that an interrupted comparison has every agent.
+
+    Args:
+        suite: what is compared.
+        world: what `world.world_of` tells of it, where that is at hand already.
+    """
+    known = world_of(suite) if world is None else world
     return [
         Run(
             suite.task,
@@ -209,10 +209,9 @@ def plan(suite: Suite) -> list[Run]:
             suite.settings(agent),
             suite.evaluation,
             suite.reward,
-            weights,
+            known,
             prompt=suite.prompt,
             task_options=suite.task_options,
-            artefacts=artefacts,
             guidance_scale=suite.guidance_scale,
         )
         for seed in suite.seeds
@@ -240,15 +239,6 @@ def claim_all(runs: Sequence[Run], output: Path) -> None:
         if others[_SHOWN_REFUSALS:]:
             first.add_note(f"And {len(others) - _SHOWN_REFUSALS} more.")
         raise first
-
-
-def weights_fingerprint() -> str:
-    """A short hash of the shipped weights, so that results of rebuilt ones are not mixed with old results."""
-    found = hashlib.sha256()
-    for path in sorted((Path(sepo_env.__file__).parent / "assets").glob("*.safetensors")):
-        found.update(path.name.encode())
-        found.update(path.read_bytes())
-    return found.hexdigest()[:12]
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

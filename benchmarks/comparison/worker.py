@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from agents.lookup import named_task
 from agents.recovery import checkpoint_path
 from agents.registry import agent_class
 from agents.sampling import PolicySampler
 from benchmarks.comparison.runs import Run
 from benchmarks.comparison.suite import Suite, evaluations_per_call
 from benchmarks.comparison.tables import COST_COLUMNS, PRETRAINED
+from benchmarks.comparison.world import make_task
 from sepo_env.denoisers import ClassifierFreeGuidance, Denoiser
 from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.errors import CheckpointError, InvalidArgumentError
@@ -68,19 +68,6 @@ def execute(run: Run, output: Path, device: str, report: Report) -> None:
     spent = float(cost["nfe"])
     samples, figures = _judge(run, task, draw, lambda work, note: report(Progress(run.name, spent + work, note)))
     run.finish(output, curve, samples, {**cost, **figures})
-
-
-def make_task(env_id: str, prompt: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Task:
-    """The task behind a Gymnasium id, with its options and what every sequence keeps, if anything.
-
-    Raises:
-        UnknownOptionError: options that it does not take.
-        InvalidPromptError: a prompt that does not fit.
-    """
-    task = named_task(env_id, options)
-    if prompt:
-        task.start_from(prompt)
-    return task
 
 
 def check(suite: Suite) -> None:

@@ -13,14 +13,16 @@ import torch
 
 from benchmarks.comparison.runs import Run, plan
 from benchmarks.comparison.suite import Evaluation, make_suite
-from benchmarks.comparison.worker import _pretrained_sampler, make_task
+from benchmarks.comparison.worker import _pretrained_sampler
+from benchmarks.comparison.world import make_task, world_of
 from sepo_env import tasks
-from sepo_env.denoisers import ClassifierFreeGuidance
+from sepo_env.denoisers import ClassifierFreeGuidance, ConvDenoiser, ConvDenoiserConfig, save_denoiser
 from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.diffusion.sampler import sample
 from sepo_env.errors import CheckpointError
 
-RUN = Run("Toy-v0", "ddpo", 3, {"learning_rate": 0.1}, Evaluation(8, 4, {}), None, "abc")
+WORLD = {"task": {"name": "toy"}, "judge": {"name": "table", "weights": "abc"}}
+RUN = Run("Toy-v0", "ddpo", 3, {"learning_rate": 0.1}, Evaluation(8, 4, {}), None, WORLD)
 
 
 def test_a_plan_has_every_agent_for_each_seed_in_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -60,10 +62,43 @@ def test_the_same_run_may_claim_its_folder_again_and_another_may_not(tmp_path: P
     assert "choose another --output" in str(refusal.value)
 
 
-def test_rebuilt_weights_are_another_run(tmp_path: Path) -> None:
+def test_another_judge_makes_another_run(tmp_path: Path) -> None:
     RUN.claim(tmp_path)
-    with pytest.raises(CheckpointError, match="weights abc -> def"):
-        dataclasses.replace(RUN, weights="def").claim(tmp_path)
+    with pytest.raises(CheckpointError, match=r"world.judge.weights abc -> def\)"):
+        dataclasses.replace(RUN, world={**WORLD, "judge": {"name": "table", "weights": "def"}}).claim(tmp_path)
+
+
+def test_what_is_behind_a_path_decides_not_the_path(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    file = tmp_path / "denoiser.safetensors"
+    runs = []
+    for channels in (4, 5):
+        save_denoiser(ConvDenoiser(ConvDenoiserConfig(length=200, channels=channels, dilations=(1,))), file)
+        suite = make_suite("DNAEnhancer-v0", "smoke", agents=("pretrained",), task_options={"denoiser": str(file)})
+        runs.append(plan(suite)[0])
+    runs[0].claim(tmp_path / "out")
+    with pytest.raises(CheckpointError, match="world.task.denoiser"):
+        runs[1].claim(tmp_path / "out")
+
+
+def test_another_reward_or_judge_of_the_task_makes_another_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = make_suite("ToyCTMC-v0", "smoke")
+    world = world_of(suite)
+    assert {"task", "reward", "judge"} == world.keys()
+    assert world == world_of(suite)
+    assert world["reward"] != world["judge"]
+    for option in ({"seed": 3}, {"parameterisation": "score"}):
+        assert world_of(dataclasses.replace(suite, task_options=option)) != world
+    assert world_of(dataclasses.replace(suite, task_options={"prompted": True}))["prompts"]
+    assert world_of(dataclasses.replace(suite, prompt=("A???",)))["prompts"]
+
+
+def test_a_folder_of_an_older_version_is_not_reused(tmp_path: Path) -> None:
+    path = RUN.claim(tmp_path) / "config.json"
+    config = {name: value for name, value in RUN.config().items() if name != "world"}
+    path.write_text(json.dumps(config | {"weights": "abc"}))
+    with pytest.raises(CheckpointError, match="an older version.*choose another --output"):
+        RUN.claim(tmp_path)
 
 
 def test_a_prompt_is_part_of_a_run_and_kept_by_the_pretrained_denoiser_too() -> None:

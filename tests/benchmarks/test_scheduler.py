@@ -14,7 +14,7 @@ from benchmarks.comparison.suite import Evaluation
 from benchmarks.comparison.worker import Progress
 from sepo_env.errors import DivergenceError
 
-RUNS = [Run("Toy-v0", "ddpo", seed, {"max_nfe": 100}, Evaluation(2, 5, {}), None, "w") for seed in range(3)]
+RUNS = [Run("Toy-v0", "ddpo", seed, {"max_nfe": 100}, Evaluation(2, 5, {}), None, {}) for seed in range(3)]
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def test_the_whole_moves_on_by_the_work_of_each_run(monkeypatch: pytest.MonkeyPa
 
 def test_an_error_in_another_process_is_told_whatever_its_class(tmp_path: Path) -> None:
     evaluation = Evaluation(4, 2, {})
-    good = Run("ToyCTMC-v0", "pretrained", 0, {}, evaluation, None, "w")
+    good = Run("ToyCTMC-v0", "pretrained", 0, {}, evaluation, None, {})
     # The error names what is known besides its message: such an exception cannot be sent to another process.
-    bad = Run("ToyCTMC-v0", "ddpo", 0, {"learning_rat": 0.1}, evaluation, None, "w")
+    bad = Run("ToyCTMC-v0", "ddpo", 0, {"learning_rat": 0.1}, evaluation, None, {})
     (failure,) = scheduler.run_all([bad, good], tmp_path, device="cpu", workers=2)
     assert failure.run == bad
     assert "UnknownNameError" in failure.message
