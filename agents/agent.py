@@ -17,7 +17,7 @@ from agents.identity import check_same_world, describe_reward
 from agents.logs import Row
 from agents.lookup import named_task
 from agents.lora import add_lora
-from agents.optimiser import check_precision
+from agents.optimiser import check_trainable
 from agents.recovery import own_randomness
 from agents.registry import agent_class
 from agents.sampling import PolicySampler
@@ -130,7 +130,7 @@ class Agent(ABC):
             iterations the held-out reward.
 
         Raises:
-            InvalidArgumentError: weights in a precision that cannot be trained in.
+            InvalidArgumentError: weights that are frozen, or in a precision that cannot be trained in.
             CheckpointError: nothing to resume from, a checkpoint of another run, or one that would be overwritten. Of
                 what cannot be told (whether a reward's lambda is the same), there is one warning.
             DivergenceError: a loss, gradient or ratio out of bounds.
@@ -142,7 +142,7 @@ class Agent(ABC):
                 f"group_size is {config.group_size}, but the task {self.task.name!r} draws no prompts to share: the "
                 "whole batch is one group; give 0, or prompts to the task."
             )
-        check_precision(self.denoiser, self.device)
+        check_trainable(self.denoiser, self.device)
         # The caller's own random numbers are not touched, and a no_grad() of his does not reach in here.
         with own_randomness(config.seed), torch.enable_grad():
             reference = guided(self.task.load_denoiser(), config).to(self.device).requires_grad_(False)

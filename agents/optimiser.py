@@ -1,4 +1,4 @@
-"""AdamW for weights of any precision, and the precisions that it cannot train in."""
+"""AdamW for weights of any precision, and what it cannot train."""
 
 from __future__ import annotations
 
@@ -79,12 +79,17 @@ class _Handover:
         parameter.grad = None
 
 
-def check_precision(network: nn.Module, device: torch.device) -> None:
-    """Refuse to train in float16, by weights or by autocast: small gradients would be 0, and nobody would notice.
+def check_trainable(network: nn.Module, device: torch.device) -> None:
+    """Refuse to train what cannot be: frozen weights, and float16, where small gradients are 0 and nobody notices.
 
     Raises:
         InvalidArgumentError: names the weights, and what to do.
     """
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise InvalidArgumentError(
+            "all of the denoiser's weights are frozen, so that there is nothing to train; give "
+            "denoiser.requires_grad_(True)."
+        )
     cure = "which has no room for small gradients; train in bfloat16 or float32"
     for name, parameter in network.named_parameters():
         if parameter.dtype not in _TRAINED:

@@ -242,6 +242,13 @@ def test_training_in_float16_is_refused_by_name_and_sampling_is_not():
         agent.train(progress=False)
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_frozen_networks_are_not_trained(name):
+    agent = agent_class(name)(tasks.make("toy", denoiser=small_denoiser().requires_grad_(False)), **SHORT)
+    with pytest.raises(InvalidArgumentError, match="all of the denoiser's weights are frozen"):
+        agent.train(progress=False)
+
+
 def test_random_frequencies_keep_their_precision_in_a_cast_network():
     network = DNAConvDenoiser(DNAConvConfig(channels=8, num_stacks=1, time_conditioned=True))
     features = network.time_embedder[0]

@@ -127,7 +127,7 @@ class StateEvaluation:
         """
         if self.process.graph.mask_token is None:
             log_probs = reference.log_probs
-            least = math.log(torch.finfo(log_probs.dtype).tiny)
+            least = math.log(torch.finfo(torch.float32).tiny)  # in float64, too, or the figure would be another
             reference = StepLaw(log_probs.masked_fill(log_probs == -torch.inf, least))
         kl = path_kl(self.decision, reference, self.free)
         return self.decision_prob.to(kl.dtype) * kl

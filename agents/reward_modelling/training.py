@@ -29,6 +29,7 @@ from agents.reward_modelling.run_folder import (
 from agents.reward_modelling.splitting import read_or_split
 from sepo_env.files import write_atomically
 from sepo_env.hugging_face import import_transformers, quiet, save_folder
+from sepo_env.precision import float32_default
 
 MODEL_FOLDER = "reward_model"
 METRICS_FILE = "metrics.csv"
@@ -61,6 +62,7 @@ class Outcome:
     num_dropped: int
 
 
+@float32_default()
 def train_reward_model(
     config: RewardModelConfig,
     *,

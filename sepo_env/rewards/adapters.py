@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from sepo_env.arguments import Count, Positive, check_fields, checked
+from sepo_env.arguments import Count, check_fields, checked
 from sepo_env.errors import InvalidArgumentError, RewardError, RewardTimeoutError
 from sepo_env.identity import describe_callable
 from sepo_env.metering import running
@@ -28,6 +28,8 @@ from sepo_env.rewards.workers import WorkerPool
 
 Workers = Annotated[int, Ge(0), Le(1024)]
 """A number of processes, or none."""
+Timeout = Annotated[float, Gt(0), Le(4_000_000)]
+"""Seconds; the most, a month and a half, is what every system can wait for."""
 OnError = Literal["raise", "floor"]
 Decode = Callable[[Tensor], list[str]]
 
@@ -53,7 +55,7 @@ class ScoringOptions:
     """
 
     workers: Workers = 0
-    timeout: Positive | None = None
+    timeout: Timeout | None = None
     on_error: OnError = "raise"
     floor: float | None = None
     cache: bool | Count = False

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from torch import nn
 
-from sepo_env.arguments import Count, Positive, checked, shown
+from sepo_env.arguments import Count, checked, shown
 from sepo_env.errors import HeldOutRewardError, InvalidArgumentError, UnknownNameError
 from sepo_env.rewards.activity import OracleReward
-from sepo_env.rewards.adapters import Decode, FunctionReward, ModuleReward, OnError, ScoringOptions, Workers
+from sepo_env.rewards.adapters import Decode, FunctionReward, ModuleReward, OnError, ScoringOptions, Timeout, Workers
 from sepo_env.rewards.base import Reward, RewardRole
 from sepo_env.rewards.functions import RewardFunction, function_name, reward_function, token_reward
 from sepo_env.rewards.oracles import OracleEnsemble
@@ -28,7 +28,7 @@ def as_reward(
     decode: Decode,
     registry: Registry,
     workers: Workers = 0,
-    timeout: Positive | None = None,
+    timeout: Timeout | None = None,
     on_error: OnError = "raise",
     floor: float | None = None,
     cache: bool | Count = False,

@@ -18,6 +18,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
+_GRACE_SECONDS = 0.2
+
 
 class Attempt(NamedTuple):
     """What came of scoring a batch.
@@ -123,9 +125,9 @@ class _Watched:
     def receive(self) -> bytes:
         self._idle.set()
         message = self._messages.get()
-        self._idle.clear()
         if message is None:
             raise EOFError("the other process has closed its end")
+        self._idle.clear()
         return message
 
     def _read(self) -> None:
@@ -134,8 +136,9 @@ class _Watched:
                 self._messages.put(receive(self._stream))
         except Exception:
             self._messages.put(None)
+            time.sleep(_GRACE_SECONDS)  # in which it ends by itself, unless it works
             while self._idle.is_set():
-                time.sleep(0.1)  # to end by itself, unless a batch has just come
+                time.sleep(_GRACE_SECONDS)
             os._exit(1)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sepo_env.arguments import check_argument, check_fields, checked, shown
-from sepo_env.errors import HeldOutRewardError, InvalidArgumentError
+from sepo_env.errors import HeldOutRewardError, InvalidArgumentError, RewardError
 from sepo_env.rewards.base import Reward, RewardRole, check_tokens
 
 
@@ -44,6 +44,7 @@ class WeightedSum(Reward):
 
     Raises:
         InvalidArgumentError: no terms.
+        RewardError: on scoring, a sum that float32 cannot hold.
         HeldOutRewardError: a held-out term beside a training one: such a sum may be used for neither.
     """
 
@@ -86,8 +87,15 @@ class WeightedSum(Reward):
         self.calls += scored
         self.cache_hits += tokens.shape[0] - scored
         self.failures += sum(reward.failures - before for reward, before in zip(rewards, failures, strict=True))
-        weighted = [term.weight * values[term.name] for term in self._terms]
-        return {**values, "reward": torch.stack(weighted).sum(0)}
+        total = torch.stack([term.weight * values[term.name] for term in self._terms]).sum(0)
+        if not bool(total.isfinite().all()):
+            row = int((~total.isfinite()).nonzero()[0])
+            parts = ", ".join(f"{term.weight:g} * {float(values[term.name][row]):g}" for term in self._terms)
+            raise RewardError(
+                f"the weighted sum {self.name!r} is {float(total[row])} for sequence {row} ({shown(parts)}), more than "
+                "float32 can hold; give smaller weights."
+            )
+        return {**values, "reward": total}
 
     def identity(self) -> dict[str, Any]:
         """The weights, and what each term is."""

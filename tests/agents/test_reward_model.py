@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from agents.reward_model import main
 from agents.reward_modelling import Pair, RewardModelConfig, read_pairs, split_pairs, train_reward_model
@@ -328,3 +329,22 @@ def test_values_that_cannot_be_exit_with_two_and_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("InvalidArgumentError: ")
     assert message in line
+
+
+def test_the_default_dtype_of_torch_changes_nothing(pairs_file: Path, tmp_path: Path) -> None:
+    def trained(name: str) -> tuple[float, dict[str, torch.Tensor]]:
+        config = RewardModelConfig(
+            str(pairs_file), str(tmp_path / name), num_epochs=1, width=8, depth=1, heads=2, vocab_size=300, device="cpu"
+        )
+        outcome = train_reward_model(config, progress=False)
+        return outcome.loss, load_file(tmp_path / name / "reward_model" / "model.safetensors")
+
+    expected, weights = trained("float32")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found, others = trained("float64")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == pytest.approx(expected, rel=1e-5)
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, rtol=0, atol=1e-5)

@@ -1,5 +1,6 @@
 """What a reward is given is its own, and what it returned is ours: nobody's writing changes anybody else's numbers."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -62,19 +63,14 @@ def test_writing_into_tokens_changes_no_other_term(toy, kind, options):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_writing_into_tokens_leaves_the_episode_as_it_was(kind):
-    from sepo_env import TorchRLEnv
-
     def last(reward):
-        env = TorchRLEnv("toy", num_envs=4, num_steps=3, reward=reward, seed=0)
-        td = env.reset()
+        env = gym.make("ToyCTMC-v0", num_steps=3, reward=reward)
+        env.reset(seed=0)
         for _ in range(3):
-            td["action"] = env.pretrained_action()
-            td = env.step(td)["next"]
-        return td["tokens"], env.task.decode(td["tokens"])
+            observation, _, _, _, info = env.step(env.unwrapped.pretrained_action())
+        return observation["tokens"].tolist(), info["sequence"]
 
-    (tokens, sequences), (plain, expected) = last(KINDS[kind]()), last("share_of_a")
-    assert torch.equal(tokens, plain)
-    assert sequences == expected
+    assert last(KINDS[kind]()) == last("share_of_a")
 
 
 @pytest.mark.parametrize(("task", "name"), NAMED)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sepo_env.errors import HeldOutRewardError, InvalidArgumentError
+from sepo_env.errors import HeldOutRewardError, InvalidArgumentError, RewardError
 from sepo_env.rewards import LetterContent, Reward, WeightedSum, WeightedTerm, as_reward
 
 
@@ -76,6 +76,12 @@ def test_names_are_made_distinct():
 def test_weights_are_finite_numbers(weight):
     with pytest.raises(InvalidArgumentError, match=r"the weight of 'f' is .*, but must be a finite number"):
         WeightedSum([WeightedTerm("f", weight, Constant(1.0))])
+
+
+@pytest.mark.parametrize(("weight", "value"), [(1e38, 1e3), (1e300, 1.0), (1e300, 0.0)])
+def test_a_sum_that_float32_cannot_hold_is_named(weight, value):
+    with pytest.raises(RewardError, match=rf"'weighted sum' is (inf|nan) for sequence 0 \('1e.*{value:g}'\)"):
+        WeightedSum([WeightedTerm("f", weight, Constant(value))])(TOKENS)
 
 
 def test_numpy_and_integer_weights_do():
