@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -38,7 +40,8 @@ def draw_figure(table: pd.DataFrame) -> Figure:
             for side, group in table.groupby("side", sort=False):
                 style = look[str(side)]
                 marks = {"color": style.colour, "marker": style.marker, "markersize": 4, "capsize": 2}
-                axes.errorbar(group["steps"], group[name], yerr=_whiskers(group, name), label=side, **marks)
+                points = group[["steps", name]].to_numpy().T
+                axes.errorbar(*points, yerr=_whiskers(group, name), label=side, **marks)
             axes.set_xscale("log", base=2)
             axes.set_xticks(sorted(set(table["steps"])), [str(step) for step in sorted(set(table["steps"]))])
             axes.set_xlabel("sampling steps")
@@ -49,13 +52,14 @@ def draw_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _whiskers(group: pd.DataFrame, name: str) -> list[pd.Series] | None:
+def _whiskers(group: pd.DataFrame, name: str) -> npt.NDArray[np.float64] | None:
     """From each value down and up to the ends of its interval; None where the metric has no intervals."""
     if f"{name}_low" not in group:
         return None
     low, high = group[f"{name}_low"], group[f"{name}_high"]
     # The ends of a bootstrap interval may lie beyond the value by rounding.
-    return [(group[name] - low).clip(lower=0).fillna(0), (high - group[name]).clip(lower=0).fillna(0)]
+    ends = [(group[name] - low).clip(lower=0).fillna(0), (high - group[name]).clip(lower=0).fillna(0)]
+    return np.array(ends)
 
 
 def keep_tables(table: pd.DataFrame, texts: pd.DataFrame, folder: Path) -> None:

@@ -36,7 +36,9 @@ def change_config(folder: Path, **changes: Any) -> Path:
 
 def add_tensors(folder: Path, **tensors: Tensor) -> Path:
     weights = folder / "model.safetensors"
-    save_file(load_file(weights) | tensors, weights, metadata={"format": "pt"})
+    together = load_file(weights) | tensors
+    weights.unlink()  # a model that was loaded may still look into this file
+    save_file(together, weights, metadata={"format": "pt"})
     return folder
 
 

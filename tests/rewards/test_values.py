@@ -154,7 +154,7 @@ def test_objects_among_the_numbers_are_failures():
     assert [f.row for f in outcome.failures] == list(range(1, len(raw)))
     assert [f.cause for f in outcome.failures] == [
         *("returned None", "returned True", "returned inf", "returned '1.0'", "returned 1j", "returned [1.0]"),
-        *("returned np.True_", "returned True", "returned Decimal('sNaN')", "returned <Hostile>"),
+        *(f"returned {np.True_!r}", "returned True", "returned Decimal('sNaN')", "returned <Hostile>"),
     ]
 
 
