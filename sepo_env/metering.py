@@ -9,6 +9,7 @@ observed by nobody.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -64,6 +65,17 @@ def mark(function: _Function) -> _Function:
     """Say of a function made by `functools.wraps` that what it wraps is what its object does; see `unmarked`."""
     function.__dict__["_evaluates"] = True
     return function
+
+
+def methods(cls: type, above: type) -> dict[str, FunctionType]:
+    """Methods that a class has, of its own or by inheritance, beside those of a class above it and abstract ones."""
+    names = {name for kind in cls.__mro__ if kind not in above.__mro__ for name in vars(kind)}
+    found = {name: inspect.getattr_static(cls, name) for name in sorted(names)}
+    return {
+        name: member
+        for name, member in found.items()
+        if isinstance(member, FunctionType) and not getattr(member, "__isabstractmethod__", False)
+    }
 
 
 def unmarked(function: FunctionType) -> FunctionType:

@@ -1,14 +1,13 @@
 """What every denoiser is: tokens and time in, per-position log-probabilities or log scores out."""
 
 from abc import ABC, abstractmethod
-from types import FunctionType
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from sepo_env.diffusion.wrapped import unwrapped
 from sepo_env.errors import InvalidDenoiserError
-from sepo_env.metering import evaluates
+from sepo_env.metering import evaluates, methods, unmarked
 
 Parameterisation = Literal["posterior", "score"]
 
@@ -44,10 +43,10 @@ class Denoiser(nn.Module, ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Mark what evaluates: `forward` and whatever else is public and not every module's."""
         super().__init_subclass__(**options)
-        for name, member in list(vars(cls).items()):
+        for name, method in methods(cls, above=nn.Module).items():
             public = not name.startswith("_") and not hasattr(nn.Module, name)
-            if isinstance(member, FunctionType) and (public or name == "forward"):
-                setattr(cls, name, evaluates(member))
+            if (public or name == "forward") and unmarked(method) is method:
+                setattr(cls, name, evaluates(method))
 
     @abstractmethod
     def forward(self, tokens: Tensor, time: Tensor) -> Tensor:

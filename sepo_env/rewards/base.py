@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from types import FunctionType
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from sepo_env.errors import InvalidShapeError, InvalidTokensError, RewardError
 from sepo_env.identity import Identified
-from sepo_env.metering import evaluated, is_running, mark, running
+from sepo_env.metering import evaluated, is_running, mark, methods, running, unmarked
 from sepo_env.precision import without_autocast
 from sepo_env.rewards.values import read_values, shorten
 
@@ -60,8 +59,8 @@ class Reward(Identified, ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Count the sequences that `score` is asked for past the call; who overrides the call counts by itself."""
         super().__init_subclass__(**options)
-        score = vars(cls).get("score")
-        if isinstance(score, FunctionType) and cls.__call__ is Reward.__call__:
+        score = methods(cls, above=Reward).get("score")
+        if score is not None and unmarked(score) is score and cls.__call__ is Reward.__call__:
             setattr(cls, "score", _counted(score))  # noqa: B010 - to mypy a method is not to be assigned to
 
     @abstractmethod

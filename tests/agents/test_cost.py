@@ -1,6 +1,7 @@
 """Network evaluations and reward calls, counted where they happen."""
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -13,7 +14,7 @@ from agents.losses import SEPOLoss
 from sepo_env.denoisers import ClassifierFreeGuidance, Denoiser, TabularDenoiser
 from sepo_env.denoisers.dna_cnn import DNAConvConfig, DNAConvDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear
-from sepo_env.metering import is_marked
+from sepo_env.metering import is_marked, unmarked
 from sepo_env.rewards import OracleEnsemble, OracleReward, Reward, as_reward
 
 PROCESS = DiffusionProcess(Absorbing(2), LogLinear())
@@ -174,6 +175,32 @@ def test_whichever_way_a_network_is_called(way, differentiable, guidance):
     assert meter.nfe == 7 * times * (3 if differentiable else 1)
 
 
+class Mixed:
+    """A network of somebody else's, made a denoiser by inheritance."""
+
+    def forward(self, tokens, time):
+        return self.logits[self.state_index(tokens)].log_softmax(-1)
+
+
+class FromElsewhere(Mixed, TabularDenoiser):
+    pass
+
+
+class Further(Ways):
+    def forward(self, tokens, time):
+        return super().forward(tokens, time) + 0.0
+
+
+@pytest.mark.parametrize("kind", [FromElsewhere, Further])
+def test_methods_that_are_inherited(kind):
+    denoiser = FromElsewhere(2, 3, 3) if kind is FromElsewhere else Further()
+    meter = CostMeter(denoiser)
+    with torch.no_grad():
+        denoiser(TOKENS, TIME)
+        denoiser.forward(TOKENS, TIME)
+    assert meter.nfe == 14
+
+
 def test_gradients_with_respect_to_the_input_count_as_well():
     denoiser = DNAConvDenoiser(DNAConvConfig(channels=4, num_stacks=1)).requires_grad_(False)
     meter = CostMeter(denoiser)
@@ -217,11 +244,16 @@ def test_compiled_networks(denoiser, given):
     assert meter.nfe == 21
 
 
-@pytest.mark.parametrize("kind", [kind for kind in (Denoiser, *Denoiser.__subclasses__())])
-def test_public_methods_of_every_denoiser_are_looked_at(kind):
-    assert is_marked(kind) or kind is Denoiser
-    for subclass in kind.__subclasses__():
-        assert is_marked(subclass)
+def concrete(kind):
+    """All classes of a kind that can be made."""
+    below = [found for subclass in kind.__subclasses__() for found in concrete(subclass)]
+    return below if inspect.isabstract(kind) else [kind, *below]
+
+
+@pytest.mark.parametrize("kind", sorted(set(concrete(Denoiser)), key=str))
+def test_every_denoiser_is_looked_at(kind):
+    assert is_marked(kind)
+    assert unmarked(kind.forward) is not kind.forward
 
 
 # -- rewards
@@ -291,6 +323,20 @@ def test_scoring_past_the_call_is_not_free():
     with torch.no_grad():
         reward.score(SEQUENCES)
     assert (reward.calls, meter.reward_calls) == (20, 20)
+
+
+def test_a_score_that_is_inherited_counts():
+    class Scores:
+        def score(self, tokens):
+            return (tokens == 0).float().sum(-1)
+
+    class Mine(Scores, Reward):
+        name = "mine"
+
+    reward = Mine()
+    reward(SEQUENCES)
+    reward.score(SEQUENCES)
+    assert reward.calls == 10
 
 
 @pytest.mark.parametrize("weighted", [False, True])
