@@ -38,7 +38,7 @@ def describe_guidance(denoiser: Denoiser) -> dict[str, Any] | None:
 def with_guidance(fields: Mapping[str, Any], description: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a saved config with the guidance that the agent had, if by its task's denoiser."""
     found = description.get("guidance") or {}
-    return {**fields, **{_FIELDS[name]: value for name, value in found.items()}}
+    return {**fields, **{field: found[name] for name, field in _FIELDS.items() if name in found}}
 
 
 def check_guidance(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sepo_env.errors import CheckpointError
+from sepo_env.errors import CheckpointError, InvalidArgumentError
 from sepo_env.identity import Difference, differences
 from sepo_env.rewards import Reward
 
@@ -21,8 +22,20 @@ _UNRECORDED = "not recorded by the version that wrote the checkpoint"
 
 
 def describe_reward(reward: Reward) -> dict[str, Any]:
-    """What a reward says of itself, with its name whoever wrote `Reward.identity`."""
-    return {"name": reward.name, **reward.identity()}
+    """What a reward says of itself, with its name whoever wrote `Reward.identity`.
+
+    Raises:
+        InvalidArgumentError: it is not for JSON.
+    """
+    told = {"name": reward.name, **reward.identity()}
+    try:
+        json.dumps(told, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"what the reward {reward.name!r} says of its identity is not for JSON ({error}); give numbers, text, "
+            "lists and dictionaries, such as sepo_env.identity.describe returns."
+        ) from error
+    return told
 
 
 def check_same_run(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], others: Mapping[str, Any]) -> None:

@@ -145,8 +145,9 @@ def load_agent(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tensor | 
         CheckpointError: neither of the two, or not whole.
     """
     if not is_folder(path):
-        parts, metadata = load_checkpoint(check_file(path), ["denoiser", "prompts"])
-        return metadata, dict(parts["denoiser"]), parts["prompts"].get(_PROMPTS)
+        parts, description = load_checkpoint(check_file(path), ["denoiser", "prompts"])
+        _check_description(path, description)
+        return description, dict(parts["denoiser"]), parts["prompts"].get(_PROMPTS)
     file = path / CONFIG_FILE
     if not file.exists():
         raise CheckpointError(
@@ -155,11 +156,19 @@ def load_agent(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Tensor | 
     description = read_sealed(file, _CURE, unsealed=_UNSEALED_FORMAT)
     if description.get("format") not in FORMATS:
         raise CheckpointError(file, f"its format is not {FORMAT!r}", "give a folder of agent.save")
-    kinds = {"agent": str, "task": dict, "config": dict}
-    if wrong := [name for name, kind in kinds.items() if not isinstance(description.get(name), kind)]:
-        raise CheckpointError(file, f"it lacks {', '.join(wrong)}", _CURE)
+    _check_description(file, description)
     weights = _read_weights(path, description.get("weights"))
     return description, weights, weights.pop(_PROMPTS, None)
+
+
+def _check_description(path: Path, description: Mapping[str, Any]) -> None:
+    """Refuse a description that lacks an entry, or has one of another kind."""
+    kinds = {"agent": str, "task": dict, "config": dict, "prompts": str | None, "guidance": dict | None}
+    wrong = [name for name, kind in kinds.items() if not isinstance(description.get(name), kind)]
+    if not wrong and not isinstance(description["task"].get("name"), str):
+        wrong = ["the name of its task"]
+    if wrong:
+        raise CheckpointError(path, f"it lacks {', '.join(wrong)}", _CURE)
 
 
 def _read_weights(folder: Path, name: Any) -> dict[str, Tensor]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 from agents.reward_modelling.config import RewardModelConfig
 from agents.reward_modelling.pairs import Pair
+from sepo_env.hub import local_path
 from sepo_env.hugging_face import import_transformers, load_folder, text_room
+from sepo_env.paths import is_folder
 
 END, PADDING = "<|endoftext|>", "<|pad|>"
 # What a language model lacks of a sequence classifier: the layer that reads the reward off.
@@ -38,6 +41,18 @@ def make_model(config: RewardModelConfig, pairs: Iterable[Pair]) -> tuple[Any, A
     tokenizer.truncation_side = "left"  # the answer stands at the end
     tokenizer.padding_side = "right"
     return model, tokenizer
+
+
+def base_digest(base: str) -> str:
+    """A hash of the files of a model to start from, wherever the folder lies; of nothing where there is none."""
+    digest = hashlib.sha256()
+    folder = local_path(base)
+    for path in sorted(folder.iterdir()) if is_folder(folder) else ():
+        if path.is_file():
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _train_tokenizer(config: RewardModelConfig, pairs: Iterable[Pair]) -> Any:

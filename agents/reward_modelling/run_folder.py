@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def check_new(folder: Path) -> None:
         )
 
 
-def claim(folder: Path, config: RewardModelConfig, identity: dict[str, str]) -> None:
+def claim(folder: Path, config: RewardModelConfig, identity: Mapping[str, str | None]) -> None:
     """Make a folder this run's own."""
     check_new(folder)
     description = {"format": FORMAT, "settings": config.to_dict(), **identity}
@@ -42,7 +43,7 @@ def claim(folder: Path, config: RewardModelConfig, identity: dict[str, str]) -> 
     write_atomically(folder / RUN_FILE, seal(description))
 
 
-def check_resumed(folder: Path, config: RewardModelConfig, identity: dict[str, str]) -> None:
+def check_resumed(folder: Path, config: RewardModelConfig, identity: Mapping[str, str | None]) -> None:
     """Raise a CheckpointError unless the folder is that of this run."""
     path = folder / RUN_FILE
     if not path.exists():
@@ -53,7 +54,9 @@ def check_resumed(folder: Path, config: RewardModelConfig, identity: dict[str, s
     settings = found.get("settings")
     if not isinstance(settings, dict):
         raise CheckpointError(path, "it lacks the settings of the run", _CURE)
-    pairs = [(name, found.get(name), value) for name, value in identity.items()]
+    # Files from before there were seals do not say which base it was.
+    sealed = found["format"] == FORMAT
+    pairs = [(name, found.get(name), value) for name, value in identity.items() if sealed or name in found]
     pairs += [(n, settings.get(n), v) for n, v in config.to_dict().items() if n not in FREE_ON_RESUME]
     differing = [f"{name} was {old!r}, is {new!r}" for name, old, new in pairs if old != new]
     if differing:

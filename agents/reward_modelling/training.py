@@ -16,7 +16,7 @@ import torch
 from agents.recovery import own_randomness
 from agents.reward_modelling.config import RewardModelConfig
 from agents.reward_modelling.encoding import encode_pairs
-from agents.reward_modelling.models import make_model
+from agents.reward_modelling.models import base_digest, make_model
 from agents.reward_modelling.pairs import digest
 from agents.reward_modelling.run_folder import (
     CHECKPOINT_FOLDER,
@@ -92,7 +92,8 @@ def train_reward_model(
 
     folder = Path(config.log_dir)
     training, held_out = read_or_split(config.pairs, config.eval_pairs, config.eval_share, config.seed)
-    identity = {"training": digest(training), "held_out": digest(held_out)}
+    base = None if config.base is None else base_digest(config.base)
+    identity = {"training": digest(training), "held_out": digest(held_out), "base_files": base}
     checkpoint = None
     if resume:
         check_resumed(folder, config, identity)

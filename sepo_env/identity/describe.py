@@ -206,8 +206,13 @@ class _Describer:
 
     def of_function(self, function: types.FunctionType, given: bool = False) -> dict[str, Any]:
         name = function.__name__
-        if not given and code.is_library(function.__module__ or ""):
-            return {"function": f"{function.__module__}.{function.__qualname__}"}
+        # Where it is written; `functools.wraps` lends a decorator's function the module of what it wraps.
+        module = str(function.__globals__.get("__name__", ""))
+        library = code.is_library(module)
+        if library and isinstance(wrapped := getattr(function, "__wrapped__", None), types.FunctionType):
+            return {"wrapper": f"{module}.{function.__code__.co_qualname}", "wrapped": self.of_function(wrapped, given)}
+        if library and not given:
+            return {"function": f"{module}.{function.__qualname__}"}
         told: dict[str, Any] = {"function": name, "code": code.code_digest(function.__code__)}
         if function.__defaults__ or function.__kwdefaults__:
             defaults = [self.describe(value) for value in function.__defaults__ or ()]
@@ -217,7 +222,6 @@ class _Describer:
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         closure = {key: self._cell(cell) for key, cell in cells.items() if key not in rebound and key != "__class__"}
         closure |= {key: cannot_be_told("a variable that it assigns") for key in sorted(rebound)}
-        library = code.is_library(function.__module__ or "")
         reads = {} if library else {key: self.describe(value) for key, value in code.used_globals(function).items()}
         imports = [] if library else code.late_imports(function)
         reads |= {key: cannot_be_told("a module that it imports when it is called") for key in imports}

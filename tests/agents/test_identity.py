@@ -18,7 +18,7 @@ from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.recovery import checkpoint_path
 from sepo_env.denoisers import TabularDenoiser, save_denoiser
 from sepo_env.diffusion import LogLinear, Schedule
-from sepo_env.errors import CheckpointError
+from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
 from sepo_env.rewards import LetterContent, Reward
 from sepo_env.tasks import make
 from sepo_env.tasks.toy import ToyTask
@@ -410,3 +410,36 @@ def test_a_description_is_json(tmp_path: Path) -> None:
     told = json.dumps(agent._describe_run(agent.task.judge()), allow_nan=False)
     assert str(tmp_path) not in told
     assert "cannot be told" not in told
+
+
+def test_an_agent_of_ones_own_is_loaded_by_its_class(tmp_path: Path) -> None:
+    class Mine(SEPO):
+        name = "mine"
+
+    agent = Mine("toy", device="cpu")
+    agent.save(tmp_path)
+    loaded = Mine.load(tmp_path, device="cpu")
+    assert type(loaded) is Mine
+    assert loaded.sample(3, seed=0) == agent.sample(3, seed=0)
+    with pytest.raises(UnknownNameError, match="unknown agent 'mine'"):
+        Agent.load(tmp_path)
+
+
+def test_a_reward_says_of_itself_what_json_can_hold(tmp_path: Path) -> None:
+    class Vague(Weighed):
+        def identity(self) -> dict[str, Any]:
+            return {"weight": torch.tensor(self.weight)}
+
+    with pytest.raises(InvalidArgumentError, match="'weighed' says of its identity is not for JSON"):
+        trained(tmp_path, reward=Vague(1.0))
+
+
+def test_a_reward_may_say_itself_what_it_is(tmp_path: Path) -> None:
+    class Versioned(Weighed):
+        def identity(self) -> dict[str, Any]:
+            return {"version": int(self.weight)}
+
+    trained(tmp_path, reward=Versioned(1.25))
+    resumed(tmp_path, reward=Versioned(1.75))
+    with pytest.raises(CheckpointError, match="reward.version was 1, is 2"):
+        resumed(tmp_path, reward=Versioned(2.0))

@@ -1,9 +1,11 @@
 """From pairs of texts to a reward, through the command line: accuracy, resumption, refusals."""
 
 import csv
+import dataclasses
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +278,14 @@ def test_a_language_model_may_be_the_base(tmp_path: Path) -> None:
     assert reward.max_length == 48  # no more than the model has room for
     # The end of a text counts: what is cut off is its beginning.
     assert_same(*(reward.score_texts(["x" * n + "z" * 200]) for n in (1, 300)))
+
+    moved = dataclasses.replace(config, base=str(shutil.move(tmp_path / "gpt2", tmp_path / "moved")))
+    train_reward_model(moved, progress=False, resume=True)
+    with pytest.raises(CheckpointError, match=r"base_files was '\w+', is None"):
+        train_reward_model(dataclasses.replace(config, base=None), progress=False, resume=True)
+    library.GPT2LMHeadModel(shape).save_pretrained(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match=r"base_files was '\w+', is '\w+'"):
+        train_reward_model(moved, progress=False, resume=True)
 
 
 def test_the_command_line_teaches_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

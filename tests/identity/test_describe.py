@@ -205,6 +205,26 @@ def test_arguments_of_a_partial_are_told() -> None:
     assert not doubts(one)
 
 
+def decorated(weight: float) -> Callable[[Tensor], Tensor]:
+    @torch.no_grad()
+    def score(tokens: Tensor) -> Tensor:
+        return weight * tokens.sum(-1)
+
+    return score
+
+
+def test_decorators_of_others_are_known_by_their_name() -> None:
+    """And what they decorate by its code."""
+    one, same, other = (describe_callable(decorated(weight)) for weight in (1.0, 1.0, 2.0))
+    assert one == same != other
+    assert not doubts(one)
+    assert one["wrapped"]["closure"] == {"weight": 1.0}
+    assert one["wrapper"].startswith("torch.")
+    cached = describe_callable(functools.lru_cache(closing_over(1.0)))
+    assert not doubts(cached)
+    assert cached != describe_callable(functools.lru_cache(closing_over(2.0)))
+
+
 def test_nothing_makes_it_fail() -> None:
     class Hostile:
         def __getattr__(self, name: str) -> Any:
