@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from sepo_env.errors import InvalidShapeError, InvalidTokensError, RewardError
+from sepo_env.errors import InvalidShapeError, InvalidTokensError, RewardError, SepoEnvError
 from sepo_env.identity import Identified
 from sepo_env.metering import evaluated, is_running, mark, methods, running, unmarked
 from sepo_env.precision import without_autocast
-from sepo_env.rewards.values import read_values, shorten
+from sepo_env.rewards.values import read_values, say, shorten
 
 RewardRole = Literal["training", "held_out", "any"]
 
@@ -73,14 +73,22 @@ class Reward(Identified, ABC):
         Raises:
             InvalidTokensError: the tokens are not int64, or outside of what the reward reads.
             InvalidShapeError: the tokens are not ``(B, L)``.
-            RewardError: the values are not ``(B,)`` finite real numbers.
+            RewardError: `score` raised, or the values are not ``(B,)`` finite real numbers.
         """
         check_tokens(tokens, self.num_ids)
         if not len(tokens):
             return torch.zeros(0, dtype=torch.float32, device=tokens.device)
         self.calls += tokens.shape[0]
         with torch.no_grad(), without_autocast(), running(self):
-            raw = self.score(tokens.clone())
+            try:
+                raw = self.score(tokens.clone())
+            except SepoEnvError:
+                raise
+            except Exception as error:  # somebody else's code
+                raise RewardError(
+                    f"the reward {self.name!r} raised {say(error)} for {len(tokens)} sequences; mend its score(), or "
+                    "score sequences that fail with on_error='floor' and floor=VALUE."
+                ) from error
 
         def show(row: int) -> str:
             return f"sequence {row} (tokens {shorten(str(tokens[row].tolist()))})"

@@ -207,7 +207,8 @@ class OracleEnsemble(nn.Module):
                 f"an oracle reads A, C, G, T as 0..3, but got tokens in {int(tokens.min())}..{int(tokens.max())}; "
                 "finish denoising before scoring (MASK is no nucleotide)"
             )
-        return self.predict_weights(F.one_hot(tokens, NUM_NUCLEOTIDES).float())
+        dtype = next((parameter.dtype for parameter in self.parameters()), torch.float32)
+        return self.predict_weights(F.one_hot(tokens, NUM_NUCLEOTIDES).to(dtype))
 
     @evaluates
     def predict_weights(self, weights: Tensor) -> Tensor:

@@ -71,6 +71,17 @@ def test_unusable_values_name_the_reward_and_the_sequence():
         Broken(torch.tensor([1.0]))(tokens)
 
 
+def test_what_scoring_raises_is_named():
+    class Raising(Total):
+        def score(self, tokens: Tensor) -> Tensor:
+            raise KeyError("C\nand more")
+
+    with pytest.raises(RewardError, match=r"'total' raised KeyError: .* for 2 sequences; mend its score") as caught:
+        Raising()(torch.tensor([[0, 1], [2, 3]]))
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert "\n" not in str(caught.value)
+
+
 def test_it_is_a_context_that_closes():
     closed = []
 

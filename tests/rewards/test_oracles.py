@@ -80,6 +80,13 @@ def test_tokens_that_are_no_nucleotides_are_refused(wrong: torch.Tensor) -> None
         ensemble()(wrong)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_oracles_of_any_precision_predict(tokens: torch.Tensor, dtype: torch.dtype) -> None:
+    oracle = ensemble()
+    expected = oracle(tokens)
+    torch.testing.assert_close(oracle.to(dtype)(tokens).float(), expected, rtol=0, atol=0.05)
+
+
 def test_unknown_role_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="unknown role 'judge'"):
         ensemble(role="judge")  # type: ignore[arg-type]
