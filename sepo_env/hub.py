@@ -14,6 +14,7 @@ _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _PICKLED = ["pytorch_model*.bin", "*.ckpt"]
 """Weights of repositories that have no others; they are read as tensors, and nothing in them is executed."""
 _PROGRAMS = ["*.py"]
+_LONE = ("*.safetensors", "*.ckpt", "*.pth", "*.pt", "*.bin")
 
 
 def local_path(path: str | os.PathLike[str], *, programs: bool = False) -> Path:
@@ -66,5 +67,5 @@ def lone_file(path: Path) -> Path:
     """The file of weights in a folder that has one alone and no config.json to go with it; any other path as it is."""
     if not is_folder(path) or (path / "config.json").exists():
         return path
-    found = [entry for pattern in ("*.safetensors", "*.ckpt") for entry in path.glob(pattern)]
+    found = [entry for pattern in _LONE for entry in path.glob(pattern)]
     return found[0] if len(found) == 1 else path

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from sepo_env.files import replacing
 from sepo_env.hub import local_path
 from sepo_env.paths import as_path, is_folder
 from sepo_env.precision import float32_default
+from sepo_env.tensorfile import WRAPPERS, bare_name, check_finite, find_prefixes
 from sepo_env.textfile import read_json_object, without_marks
 
 EXTRA = "hf"
@@ -55,14 +57,16 @@ def import_transformers() -> ModuleType:
 
 @contextmanager
 def quiet() -> Iterator[ModuleType]:
-    """Transformers without its progress bars over the tensors of a file."""
+    """Transformers without its progress bars over the tensors of a file, and without its remarks: ours are errors."""
     transformers = import_transformers()
     logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield transformers
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
@@ -112,7 +116,8 @@ def load_folder(
         The model and the tokenizer.
 
     Raises:
-        CheckpointError: no such folder, one that needs code of its own, or another model's weights.
+        CheckpointError: no such folder, one that needs code of its own, another model's weights, or such that are not
+            finite.
         MissingExtraError: transformers is not installed.
     """
     path = local_path(path, programs=trust_remote_code)
@@ -135,15 +140,13 @@ def load_folder(
             auto_class = next((name for name in ("AutoModelForCausalLM", "AutoModel") if name in remote), auto_class)
         common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
         try:
-            built = transformers.AutoConfig.from_pretrained(str(folder), **common, **settings)
-            model, info = getattr(transformers, auto_class).from_pretrained(
-                str(folder),
-                config=built,
-                dtype=dtype,
-                output_loading_info=True,
-                attn_implementation=None,  # the model's own choice; a configuration may name a kernel to be fetched
-                **common,
-            )
+            common["config"] = transformers.AutoConfig.from_pretrained(str(folder), **common, **settings)
+            common |= {"dtype": dtype, "output_loading_info": True}
+            common["attn_implementation"] = None  # the model's own choice; a configuration may name one to be fetched
+            read = partial(getattr(transformers, auto_class).from_pretrained, str(folder), **common)
+            model, info = read()
+            if names := _wrapped_names(info):
+                model, info = read(key_mapping=names)
         except Exception as error:  # a damaged or foreign folder may fail in any way
             raise CheckpointError(
                 path,
@@ -160,7 +163,20 @@ def load_folder(
             f"{_shorten(missing)}, of another shape: {_shorten(mismatched)}, not expected: {_shorten(extra)}",
             " or, ".join(filter(None, ("give a model that was trained for this, with its own config.json", trust))),
         )
+    check_finite(path, dict(model.named_parameters()))
     return model.eval(), load_tokenizer(path, trust_remote_code=trust_remote_code)
+
+
+def _wrapped_names(info: Mapping[str, Any]) -> dict[str, str]:
+    """Patterns of what stands in the names of tensors that the model lacks and the file has, and what to put there."""
+    names = list(info["unexpected_keys"])
+    prefixes = find_prefixes(map(bare_name, names), set(info["missing_keys"]))
+    if len(prefixes) != 1:
+        return {}
+    # As it is written there, with wrappers within it and behind it; then one more wrapper of each kind further in.
+    wrappers = "|".join(sorted(WRAPPERS))
+    outer = rf"(?:(?:{wrappers})\.)*".join(["^", *(re.escape(f"{word}.") for word in prefixes[0].split(".")[:-1]), ""])
+    return {outer: ""} | {rf"\.{wrapper}\.": "." for wrapper in WRAPPERS}
 
 
 def _is_unused(name: str, auto_class: str) -> bool:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sepo_env.errors import CheckpointError
 from sepo_env.paths import check_file
 
-_SHOWN = 8
+BUILD_ERRORS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What settings of the wrong types or sizes raise in a constructor; RuntimeError stands for RecursionError, too."""
+OWN_CURE = "use the version that wrote the file"
+_SHOWN, _LONGEST = 8, 300
+_SPARE = 200
+"""Tensors that a network may have beyond those of a file, to be told which are missing."""
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""What torch.compile, FSDP and activation checkpointing put into the names of the tensors of what they wrap."""
+_DEEPEST_PREFIX = 16
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -37,7 +50,7 @@ def check_tensors(
     path: str | os.PathLike[str],
     expected: Mapping[str, Tensor],
     found: Mapping[str, Tensor],
-    cure: str = "use the version that wrote the file",
+    cure: str = OWN_CURE,
 ) -> None:
     """Refuse tensors whose names, shapes or kinds of numbers are not the expected ones.
 
@@ -82,6 +95,100 @@ def check_finite(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) ->
 def is_weight(dtype: torch.dtype) -> bool:
     """Whether weights may be of this dtype: floats in which they are a number each, not codes of a quantisation."""
     return dtype.is_floating_point and dtype.itemsize >= 2
+
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def build_from(
+    path: str | os.PathLike[str], build: Callable[[], _Module], tensors: Mapping[str, Tensor], cure: str = OWN_CURE
+) -> _Module:
+    """Return ``build()`` with the tensors of a file, after a look at one that takes no memory.
+
+    Args:
+        path: the file, for the message.
+        build: makes the network, from what the file says.
+        tensors: of the file.
+        cure: what the reader may do about it.
+
+    Raises:
+        CheckpointError: there is no such network, its tensors are others, or they are not finite.
+    """
+    try:
+        with torch.device("meta"), held_to(path, len(tensors), cure):
+            expected = build().state_dict()
+        check_tensors(path, expected, tensors, cure)
+        module = build()
+    except CheckpointError:
+        raise
+    except BUILD_ERRORS as error:
+        raise CheckpointError(path, f"its configuration does not build ({_one_line(error)})", cure) from error
+    module.load_state_dict(dict(tensors))
+    check_finite(path, module.state_dict())
+    return module
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:_LONGEST].removesuffix(".")
+
+
+@contextmanager
+def held_to(path: str | os.PathLike[str], num_tensors: int, cure: str = OWN_CURE) -> Iterator[None]:
+    """Stop making a network that has far more parameters than a file has tensors: a small file may ask for a large one.
+
+    Raises:
+        CheckpointError: names the file.
+    """
+    most, thread, made = _SPARE + 2 * num_tensors, threading.get_ident(), 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal made
+        if threading.get_ident() != thread:
+            return
+        made += 1
+        if made > most:
+            raise CheckpointError(
+                path, f"its settings ask for a network of more than {most:,} tensors, and it has {num_tensors:,}", cure
+            )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def bare_name(name: str) -> str:
+    """A tensor's name without what wrappers of torch have put into it, wherever they stand.
+
+    >>> bare_name("_orig_mod.blocks.0._checkpoint_wrapped_module.weight")
+    'blocks.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def find_prefixes(names: Iterable[str], known: Collection[str]) -> list[str]:
+    """Under what prefix the tensors of a network stand: ``module.`` (DDP), ``model.``, or several words of the kind.
+
+    Args:
+        names: of the tensors of a file.
+        known: some that the network has.
+
+    Returns:
+        The prefix under which most of the known names are found, perhaps the empty one; several where as many are found
+        under each, and none where none are found.
+
+    >>> find_prefixes(["module.model.a", "module.model.b.c", "x.a"], {"a", "b.c"})
+    ['module.model.']
+    """
+    found: Counter[str] = Counter()
+    for name in names:
+        parts = name.split(".", _DEEPEST_PREFIX)
+        for depth in range(len(parts)):
+            if (rest := ".".join(parts[depth:])) in known:
+                found[name.removesuffix(rest)] += 1
+    most = max(found.values(), default=0)
+    return sorted(prefix for prefix, count in found.items() if count == most)
 
 
 def _listed(names: list[str]) -> str:

@@ -28,6 +28,7 @@ ALLOWED = {
         "sepo_env.files",
         "sepo_env.hub",
         "sepo_env.paths",
+        "sepo_env.tensorfile",
         "sepo_env.textfile",
     },
     "sepo_env.inert": set(),
@@ -48,6 +49,7 @@ ALLOWED = {
     "sepo_env.denoisers": {
         "sepo_env.diffusion",
         "sepo_env.errors",
+        "sepo_env.files",
         "sepo_env.foreign",
         "sepo_env.hub",
         "sepo_env.hugging_face",

@@ -1,8 +1,9 @@
 """What every denoiser is: tokens and time in, per-position log-probabilities or log scores out."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from sepo_env.diffusion.wrapped import unwrapped
@@ -10,6 +11,10 @@ from sepo_env.errors import InvalidDenoiserError
 from sepo_env.metering import evaluates, methods, unmarked
 
 Parameterisation = Literal["posterior", "score"]
+VisibleTokens = Annotated[int, Ge(2), Le(1 << 24)]
+"""V: fewer are no language, and more belong to no model."""
+Depth = Annotated[int, Ge(1), Le(1 << 12)]
+"""Blocks of a transformer."""
 
 
 class Denoiser(nn.Module, ABC):

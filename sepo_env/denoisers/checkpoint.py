@@ -1,8 +1,7 @@
 """Denoisers to and from safetensors files that say what they hold."""
 
+import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,28 +9,29 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from sepo_env.arguments import PathArgument, checked
 from sepo_env.denoisers.base import Denoiser, as_denoiser
 from sepo_env.denoisers.cnn import ConvDenoiser, ConvDenoiserConfig
 from sepo_env.denoisers.dna_cnn import ClassDNAConvConfig, ClassDNAConvDenoiser, DNAConvConfig, DNAConvDenoiser
 from sepo_env.denoisers.guidance import ClassifierFreeGuidance
-from sepo_env.denoisers.layouts import BUILD_ERRORS
 from sepo_env.denoisers.mdlm import MDLMConfig, MDLMDenoiser
-from sepo_env.denoisers.published import Weights, check_weights, load_drakes, load_folder
+from sepo_env.denoisers.published import build_stored, is_published, load_folder
 from sepo_env.denoisers.sedd import SEDDConfig, SEDDDenoiser
 from sepo_env.denoisers.tabular import TabularDenoiser
 from sepo_env.denoisers.transformer import TransformerDenoiser, TransformerDenoiserConfig
+from sepo_env.denoisers.weight_files import StoredWeights, Weights, kind_of, read_pickled
 from sepo_env.diffusion.schedule import SCHEDULES
-from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
+from sepo_env.errors import CheckpointError, UnknownNameError
+from sepo_env.files import write_atomically
 from sepo_env.hub import local_path, lone_file
-from sepo_env.paths import check_file, is_folder
-from sepo_env.tensorfile import check_finite, check_tensors, read_tensors
+from sepo_env.paths import as_path, is_folder
+from sepo_env.tensorfile import build_from, read_tensors
+from sepo_env.textfile import parse_json
 
 FORMAT = "sepo_env.denoiser/1"
-_TORCH = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"
-"""How a checkpoint of torch begins: an archive, and before torch 1.6 a magic number, which is refused with a cure."""
-_SAFETENSORS = b"{"
-"""What stands in safetensors behind the eight bytes of the header's size."""
+_CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
@@ -122,41 +122,46 @@ ARCHITECTURES: dict[str, _Architecture] = {
 }
 
 
-def save_denoiser(
-    denoiser: Denoiser, path: str | os.PathLike[str], provenance: Mapping[str, str] | None = None
-) -> None:
+@checked
+def save_denoiser(denoiser: nn.Module, path: PathArgument, provenance: Mapping[str, str] | None = None) -> None:
     """Write a denoiser to a safetensors file, whole or not at all.
 
-    The architecture's name, its configuration (JSON) and ``provenance`` stand in the file's metadata.
+    The architecture's name, its configuration (JSON), ``provenance`` and a checksum stand in the file's metadata.
 
     Raises:
         UnknownNameError: the denoiser's class, or that of the one within its guidance, is not in `ARCHITECTURES`.
+        InvalidArgumentError: no denoiser, no path, or something else than text about where it comes from.
+        FolderError: it cannot be written.
     """
-    denoiser = as_denoiser(denoiser)
-    described = _describe(denoiser)
+    network = as_denoiser(denoiser)
+    described = _describe(network)
     metadata = {
         **(provenance or {}),
         "format": FORMAT,
         "architecture": described["architecture"],
         "config": json.dumps(described["config"]),
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in denoiser.state_dict().items()}
-    target = Path(path)
-    # A file in the same folder, so that the final rename cannot cross a file system and is atomic.
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata=metadata)
-        os.chmod(temporary, 0o644)  # a temporary file starts readable for its owner only
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    metadata[_CHECKSUM] = _checksum(tensors, metadata)
+
+    def write(temporary: Path) -> None:
+        save_file(tensors, str(temporary), metadata=metadata)
+        temporary.chmod(0o644)  # safetensors writes files that only their owner may read
+
+    write_atomically(as_path(path), write)
 
 
-def load_denoiser(
-    path: str | os.PathLike[str], *, weights: Weights = "raw", trust_remote_code: bool = False
-) -> Denoiser:
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Of all that decides what a denoiser computes; safetensors themselves do not notice a flipped bit."""
+    digest = hashlib.sha256(f"{metadata['architecture']} {metadata['config']}".encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@checked
+def load_denoiser(path: PathArgument, *, weights: Weights = "raw", trust_remote_code: bool = False) -> Denoiser:
     """Read a denoiser of any known format, on the CPU, in float32 and in evaluation mode.
 
     What it is, the file or folder says itself: a file of `save_denoiser`; a checkpoint of the DRAKES DNA model
@@ -177,33 +182,21 @@ def load_denoiser(
         UnknownNameError: no weights of that name.
         MissingExtraError: a hub id without ``huggingface_hub``, or a masked language model without ``transformers``.
     """
-    check_weights(weights)
-    path = lone_file(local_path(path, programs=trust_remote_code))
-    start = b"" if is_folder(path) else _start_of(check_file(path))
-    if start.startswith(_TORCH):
-        return load_drakes(path, weights=weights)
+    place = lone_file(local_path(path, programs=trust_remote_code))
+    if is_folder(place):
+        return load_folder(place, weights=weights, trust_remote_code=trust_remote_code)
+    if kind_of(place) == "torch":
+        return build_stored(read_pickled(place), weights)
+    tensors, metadata = read_tensors(place)
+    stored = StoredWeights(place, tensors)
+    if metadata.get("format") != FORMAT and is_published(stored):
+        return build_stored(stored, weights)
     if weights != "raw":
-        raise InvalidArgumentError(f"{path} is no checkpoint of the DRAKES DNA model and has no averages; give 'raw'.")
-    if is_folder(path):
-        return load_folder(path, trust_remote_code=trust_remote_code)
-    if not start.endswith(_SAFETENSORS):
-        found = f"a file that begins with {start!r}" if start else "an empty file"
-        raise CheckpointError(
-            path, f"expected safetensors or a checkpoint of torch, found {found}", "give a file of one of these kinds"
-        )
-    return _load_saved(path)
+        raise CheckpointError(place, "expected averages (ema), found none", "give weights='raw'")
+    return _build_saved(place, tensors, metadata)
 
 
-def _start_of(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(9)
-    except OSError as error:
-        raise CheckpointError(path, f"it cannot be read ({error})", "check its permissions") from error
-
-
-def _load_saved(path: Path) -> Denoiser:
-    tensors, metadata = read_tensors(path)
+def _build_saved(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Denoiser:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             path,
@@ -217,18 +210,12 @@ def _load_saved(path: Path) -> Denoiser:
             f"expected an architecture among {sorted(ARCHITECTURES)}, found {metadata.get('architecture')!r}",
             "register the architecture in sepo_env.denoisers.checkpoint.ARCHITECTURES",
         )
-    try:
-        config = json.loads(metadata["config"])
-        with torch.device("meta"):  # sizes are compared before they take memory
-            expected = architecture.build(config).state_dict()
-        check_tensors(path, expected, tensors)
-        denoiser = architecture.build(config)
-    except CheckpointError:
-        raise
-    except BUILD_ERRORS as error:
-        raise CheckpointError(
-            path, f"its configuration does not build ({error})", "use the version that wrote the file"
-        ) from error
-    denoiser.load_state_dict(tensors)
-    check_finite(path, denoiser.state_dict())
+
+    def build() -> Denoiser:
+        return architecture.build(parse_json(metadata["config"]))
+
+    denoiser = build_from(path, build, tensors)
+    # Files of before there were checksums have none.
+    if metadata.get(_CHECKSUM, checksum := _checksum(tensors, metadata)) != checksum:
+        raise CheckpointError(path, "its content has changed since it was written (SHA-256)", "copy it again")
     return denoiser.eval()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sepo_env.denoisers.base import Denoiser, Parameterisation
+from sepo_env.arguments import Count, Size, check_fields
+from sepo_env.denoisers.base import Denoiser, Parameterisation, VisibleTokens
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.precision import float32_default
 
@@ -32,28 +33,28 @@ class ConvDenoiserConfig:
             it was trained on.
     """
 
-    num_tokens: int = 4
-    vocab_size: int = 5
-    length: int | None = 200
-    channels: int = 64
-    stem_size: int = 13
-    kernel_size: int = 9
-    dilations: tuple[int, ...] = (1, 3, 9, 2)
+    num_tokens: VisibleTokens = 4
+    vocab_size: Count = 5
+    length: Size | None = 200
+    channels: Size = 64
+    stem_size: Size = 13
+    kernel_size: Size = 9
+    dilations: tuple[Size, ...] = (1, 3, 9, 2)
     parameterisation: Parameterisation = "posterior"
     time_conditioned: bool = False
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        object.__setattr__(self, "dilations", tuple(self.dilations))
+        check_fields(self)
         if self.vocab_size not in (self.num_tokens, self.num_tokens + 1):
             raise InvalidArgumentError(
                 f"vocab_size is {self.vocab_size}, but a model of {self.num_tokens} visible tokens reads either "
                 f"{self.num_tokens} ids (uniform noise) or {self.num_tokens + 1} (with a MASK); give one of these."
             )
         for name in ("stem_size", "kernel_size"):
-            if getattr(self, name) < 1 or getattr(self, name) % 2 == 0:
+            if getattr(self, name) % 2 == 0:
                 raise InvalidArgumentError(
-                    f"{name} is {getattr(self, name)}, but a centred convolution needs an odd, positive width."
+                    f"{name} is {getattr(self, name)}, but a centred convolution needs an odd width."
                 )
 
 

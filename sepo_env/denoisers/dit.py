@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sepo_env.arguments import Size, check_fields
+from sepo_env.denoisers.base import Depth
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError
 from sepo_env.precision import float32_default
 
 ROTARY_BASE = 10_000.0
 _TIME_FEATURES = 256
 _MLP_RATIO = 4
-_LARGEST, _DEEPEST = 1 << 24, 1 << 12
-"""Sizes beyond these belong to no model, and to no file; torch cannot even count the entries of their products."""
 _CHUNK_ENTRIES = 1 << 22
 """Logits that are normalised at a time where no gradient is kept."""
 
@@ -39,20 +40,15 @@ class DiTConfig:
         cond_width: of the embedded noise.
     """
 
-    vocab_size: int
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    cond_width: int = 128
+    vocab_size: Annotated[int, Ge(2), Le((1 << 24) + 1)]
+    width: Size = 768
+    depth: Depth = 12
+    heads: Size = 12
+    cond_width: Size = 128
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        if min(self.vocab_size, self.width, self.depth, self.heads, self.cond_width) < 1:
-            raise InvalidArgumentError(f"the sizes of a DiT are positive, got {self}.")
-        if max(self.vocab_size, self.width, self.heads, self.cond_width) > _LARGEST or self.depth > _DEEPEST:
-            raise InvalidArgumentError(
-                f"the sizes of a DiT are at most {_LARGEST:,}, and its depth {_DEEPEST:,}, got {self}."
-            )
+        check_fields(self)
         if self.width % (2 * self.heads):
             raise InvalidArgumentError(
                 f"a width of {self.width} cannot be shared by {self.heads} heads in pairs of channels (rotary "

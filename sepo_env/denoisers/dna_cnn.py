@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Self, cast
+from typing import Annotated, Self, cast
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser
+from sepo_env.arguments import Size, check_fields
+from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser, VisibleTokens
 from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import LogLinear, Schedule
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError
@@ -22,7 +24,6 @@ WIDTH = 9
 DILATIONS = (1, 1, 4, 16, 64)
 """Of the five convolutions of a stack."""
 _FOURIER_SCALE = 30.0
-_MOST_STACKS = 1_000
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,17 @@ class DNAConvConfig:
         schedule: gives the noise at a time, where it enters.
     """
 
-    num_tokens: int = 4
-    channels: int = 128
-    num_stacks: int = 4
+    num_tokens: VisibleTokens = 4
+    channels: Size = 128
+    num_stacks: Annotated[int, Ge(1), Le(1_000)] = 4
     time_conditioned: bool = False
     schedule: Schedule = field(default_factory=LogLinear)
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        if self.num_tokens < 2 or not 1 <= self.num_stacks <= _MOST_STACKS or self.channels < 2 or self.channels % 2:
-            raise InvalidArgumentError(
-                f"a DNAConvDenoiser needs num_tokens >= 2, 1 <= num_stacks <= {_MOST_STACKS} and an even number of "
-                f"channels, got {self}."
-            )
+        check_fields(self)
+        if self.channels % 2:
+            raise InvalidArgumentError(f"channels is {self.channels}, but a DNAConvDenoiser needs an even number.")
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,7 @@ class ClassDNAConvConfig(DNAConvConfig):
         num_classes: classes that it can be told.
     """
 
-    num_classes: int = 2
-
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        super().__post_init__()
-        if self.num_classes < 1:
-            raise InvalidArgumentError(f"a ClassDNAConvDenoiser needs num_classes >= 1, got {self.num_classes}.")
+    num_classes: Size = 2
 
 
 class _FourierFeatures(nn.Module):

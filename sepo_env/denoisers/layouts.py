@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -15,33 +14,13 @@ from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion.schedule import Geometric, LogLinear, Schedule
 from sepo_env.errors import CheckpointError, InvalidArgumentError
 from sepo_env.inert import Inert, shown
-from sepo_env.paths import is_folder
-from sepo_env.tensorfile import check_finite, check_tensors
-from sepo_env.textfile import read_json_object
+from sepo_env.tensorfile import BUILD_ERRORS, check_finite, check_tensors, held_to
 
-CONFIG_FILE = "config.json"
 OTHER_FILE = "give the file of that model, or load this one with its own loader"
-BUILD_ERRORS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
-"""What settings of the wrong types or sizes raise in a constructor; RuntimeError stands for RecursionError, too."""
 _DEEPEST = 32
 _Choice = TypeVar("_Choice")
 _Config = TypeVar("_Config")
 _Model = TypeVar("_Model", bound=Denoiser)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of a folder's config.json.
-
-    Raises:
-        CheckpointError: no such folder, or no such file, or not a JSON object.
-    """
-    if not is_folder(folder):
-        raise CheckpointError(folder, "there is no such folder", "check the path")
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        names = sorted(entry.name for entry in folder.iterdir())[:8]
-        raise CheckpointError(folder, f"expected a {CONFIG_FILE} in it, found {names}", "give the model's own folder")
-    return read_json_object(path)
 
 
 def config_entry(source: str | os.PathLike[str], config: Mapping[str, Any], name: str, kind: type) -> Any:
@@ -118,7 +97,7 @@ def build_config(path: str | os.PathLike[str], kind: Callable[..., _Config], **s
     try:
         return kind(**settings)
     except InvalidArgumentError as error:
-        raise CheckpointError(path, f"its settings do not fit ({error})", OTHER_FILE) from error
+        raise CheckpointError(path, f"its settings do not fit ({str(error).removesuffix('.')})", OTHER_FILE) from error
 
 
 def fill_model(
@@ -132,7 +111,7 @@ def fill_model(
     Raises:
         CheckpointError: other tensors than those of the model, or such that are not finite in float32.
     """
-    model = blank_model(path, kind, config)
+    model = blank_model(path, kind, config, len(tensors))
     check_tensors(path, model.state_dict(), tensors, OTHER_FILE)
     copies = {key: _own_copy(value) for key, value in tensors.items()}
     check_finite(path, copies)
@@ -140,15 +119,19 @@ def fill_model(
     return model.eval()
 
 
-def blank_model(path: str | os.PathLike[str], kind: Callable[[_Config], _Model], config: _Config) -> _Model:
+def blank_model(
+    path: str | os.PathLike[str], kind: Callable[[_Config], _Model], config: _Config, num_tensors: int
+) -> _Model:
     """Return ``kind(config)`` with the names and shapes of its tensors alone, which take no memory.
 
     Raises:
-        CheckpointError: there can be no such model.
+        CheckpointError: there can be no such model, or none whose tensors are those ``num_tensors`` of the file.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), held_to(path, num_tensors, OTHER_FILE):
             return kind(config)
+    except CheckpointError:
+        raise
     except BUILD_ERRORS as error:
         raise CheckpointError(path, f"its settings do not build ({error})", OTHER_FILE) from error
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sepo_env.denoisers.base import Denoiser
+from sepo_env.arguments import Size, check_fields
+from sepo_env.denoisers.base import Denoiser, Depth, VisibleTokens
 from sepo_env.denoisers.dit import DiT, DiTConfig
 from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import LogLinear, Schedule
@@ -26,16 +27,17 @@ class MDLMConfig:
         schedule: gives the noise at a time, where it enters.
     """
 
-    num_tokens: int = 50257
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    cond_width: int = 128
+    num_tokens: VisibleTokens = 50257
+    width: Size = 768
+    depth: Depth = 12
+    heads: Size = 12
+    cond_width: Size = 128
     time_conditioned: bool = False
     schedule: Schedule = field(default_factory=LogLinear)
 
     def __post_init__(self) -> None:
         """Check the sizes."""
+        check_fields(self)
         _ = self.backbone
 
     @property

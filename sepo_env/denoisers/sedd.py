@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sepo_env.denoisers.base import Denoiser
+from sepo_env.arguments import Size, check_fields
+from sepo_env.denoisers.base import Denoiser, Depth, VisibleTokens
 from sepo_env.denoisers.dit import DiT, DiTConfig
 from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import LogLinear, Schedule
-from sepo_env.errors import InvalidArgumentError
 
 _EARLIEST = 1e-5
 """The published samplers end at this time; at 0 a log-linear schedule has no noise and infinite scores."""
@@ -35,19 +35,18 @@ class SEDDConfig:
         schedule: gives the noise at a time.
     """
 
-    num_tokens: int = 50257
+    num_tokens: VisibleTokens = 50257
     graph: Literal["absorbing", "uniform"] = "absorbing"
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    cond_width: int = 128
+    width: Size = 768
+    depth: Depth = 12
+    heads: Size = 12
+    cond_width: Size = 128
     scale_by_sigma: bool = True
     schedule: Schedule = field(default_factory=LogLinear)
 
     def __post_init__(self) -> None:
         """Check the graph and the sizes."""
-        if self.graph not in ("absorbing", "uniform"):
-            raise InvalidArgumentError(f"the graph of a SEDD is 'absorbing' or 'uniform', not {self.graph!r}.")
+        check_fields(self)
         _ = self.backbone
 
     @property

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sepo_env.denoisers.base import Denoiser, Parameterisation
+from sepo_env.arguments import Count, Size, check_fields
+from sepo_env.denoisers.base import Denoiser, Depth, Parameterisation, VisibleTokens
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.precision import float32_default
-
-_DEEPEST = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -27,27 +26,26 @@ class TransformerDenoiserConfig:
         parameterisation: what the model returns.
     """
 
-    num_tokens: int
-    vocab_size: int
-    length: int | None = None
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
+    num_tokens: VisibleTokens
+    vocab_size: Count
+    length: Size | None = None
+    width: Size = 128
+    depth: Depth = 4
+    heads: Size = 4
     parameterisation: Parameterisation = "posterior"
 
     def __post_init__(self) -> None:
         """Check the sizes."""
+        check_fields(self)
         if self.vocab_size not in (self.num_tokens, self.num_tokens + 1):
             raise InvalidArgumentError(
                 f"vocab_size is {self.vocab_size}, but a model of {self.num_tokens} visible tokens reads either "
                 f"{self.num_tokens} ids (uniform noise) or {self.num_tokens + 1} (with a MASK); give one of these."
             )
-        if self.depth > _DEEPEST:
-            raise InvalidArgumentError(f"a depth of {self.depth} is no transformer's; give at most {_DEEPEST:,}.")
-        if self.depth < 1 or self.heads < 1 or self.width % (2 * self.heads):
+        if self.width % (2 * self.heads):
             raise InvalidArgumentError(
                 f"a width of {self.width} cannot be shared by {self.heads} heads in pairs of channels (rotary "
-                "positions turn pairs); give a width that 2 * heads divides, and at least one block."
+                "positions turn pairs); give a width that 2 * heads divides."
             )
 
 

@@ -16,7 +16,7 @@ from sepo_env.foreign import read_foreign
 from sepo_env.inert import outline, shown
 from sepo_env.precision import float32_default
 from sepo_env.rewards.oracles import OracleEnsemble, Role
-from sepo_env.tensorfile import check_finite, check_tensors
+from sepo_env.tensorfile import bare_name, check_finite, check_tensors
 
 _CHUNK = 64
 """Sequences that an Enformer trunk reads at a time; it holds about 1,500 channels a position."""
@@ -191,8 +191,11 @@ def _build(path: str | os.PathLike[str], model_params: Mapping[str, Any]) -> nn.
 
 
 def _fill(path: str | os.PathLike[str], model: nn.Module, tensors: Mapping[str, Any]) -> None:
-    named = [(name, value) for name, value in tensors.items() if isinstance(name, str)]
-    found = {name.removeprefix(_PREFIX): value for name, value in named if name.startswith(_PREFIX)}
+    named = [(bare_name(name), value) for name, value in tensors.items() if isinstance(name, str)]
+    ours = [(name.removeprefix(_PREFIX), value) for name, value in named if name.startswith(_PREFIX)]
+    found = dict(ours)
+    if len(found) != len(ours):
+        raise CheckpointError(path, "two tensors for one place", "give the published file")
     if not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(path, f"expected tensors by name, found {outline(tensors)}", "give the published file")
     check_tensors(path, model.state_dict(), found, "install the version of grelu that wrote it, or give another file")

@@ -1,6 +1,5 @@
 """Sequence-to-function networks, shipped as ensembles: they read DNA and predict one measured quantity."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -13,7 +12,8 @@ from sepo_env.arguments import Count, PathArgument, Share, Size, WholeNumber, ch
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
 from sepo_env.metering import evaluates
 from sepo_env.precision import float32_default
-from sepo_env.tensorfile import check_tensors, read_tensors
+from sepo_env.tensorfile import build_from, read_tensors
+from sepo_env.textfile import parse_json
 
 Role = Literal["training", "held_out"]
 Architecture = Literal["residual", "pyramid"]
@@ -245,7 +245,8 @@ def load_oracle(path: PathArgument) -> OracleEnsemble:
     """Read an ensemble from safetensors, on the CPU, in float32, in evaluation mode and frozen.
 
     Raises:
-        CheckpointError: no such file, not an oracle, or tensors that differ from what its description asks for.
+        CheckpointError: no such file, not an oracle, or tensors that differ from what its description asks for, or are
+            not finite.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
@@ -254,10 +255,11 @@ def load_oracle(path: PathArgument) -> OracleEnsemble:
             f"expected the format {FORMAT!r}, found {metadata.get('format')!r}",
             "give a file that benchmarks/build_assets/oracles.py wrote",
         )
-    description = json.loads(metadata["description"])
-    config = OracleConfig(**description.pop("config"))
-    members = [build_member(config) for _ in range(description.pop("num_members"))]
-    oracle = OracleEnsemble(members, config, **description)
-    check_tensors(path, oracle.state_dict(), tensors)
-    oracle.load_state_dict(tensors)
-    return oracle.eval().requires_grad_(False)
+
+    def build() -> OracleEnsemble:
+        description = dict(parse_json(metadata["description"]))
+        config = OracleConfig(**description.pop("config"))
+        members = [build_member(config) for _ in range(description.pop("num_members"))]
+        return OracleEnsemble(members, config, **description)
+
+    return build_from(path, build, tensors).eval().requires_grad_(False)

@@ -19,7 +19,8 @@ from sepo_env.errors import CheckpointError, InvalidArgumentError, MissingExtraE
 from sepo_env.identity import describe
 from sepo_env.precision import float32_default
 from sepo_env.rewards.base import Reward
-from sepo_env.tensorfile import check_tensors, read_tensors
+from sepo_env.tensorfile import build_from, read_tensors
+from sepo_env.textfile import parse_json
 
 FORMAT = "sepo_env.sentiment/1"
 
@@ -158,14 +159,16 @@ def load_sentiment(path: PathArgument) -> SentimentClassifier:
     """Read a classifier from safetensors, on the CPU, in float32, in evaluation mode and frozen.
 
     Raises:
-        CheckpointError: no such file, not a classifier, or tensors that differ from what its configuration asks for.
+        CheckpointError: no such file, not a classifier, or tensors that differ from what its configuration asks for, or
+            are not finite.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             path, f"expected the format {FORMAT!r}, found {metadata.get('format')!r}", "give one of save_sentiment"
         )
-    classifier = SentimentClassifier(SentimentConfig(**json.loads(metadata["config"])))
-    check_tensors(path, classifier.state_dict(), tensors)
-    classifier.load_state_dict(tensors)
-    return classifier.eval().requires_grad_(False)
+
+    def build() -> SentimentClassifier:
+        return SentimentClassifier(SentimentConfig(**parse_json(metadata["config"])))
+
+    return build_from(path, build, tensors).eval().requires_grad_(False)

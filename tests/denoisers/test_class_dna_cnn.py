@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused(file):
     with pytest.raises(CheckpointError, match="missing: .*cls_layers.3.dense.bias"):
         load_denoiser(file)
     torch.save(published_state(num_classes=0), file)
-    with pytest.raises(CheckpointError, match="num_classes >= 1"):
+    with pytest.raises(CheckpointError, match="num_classes is 0, but must be"):
         load_denoiser(file)
     with pytest.raises(InvalidShapeError, match="tokens"):
         ClassDNAConvDenoiser(ClassDNAConvConfig(channels=8))(torch.zeros(3, dtype=torch.int64), torch.ones(1))

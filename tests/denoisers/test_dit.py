@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sepo_env.denoisers import MDLMConfig, MDLMDenoiser, SEDDConfig, SEDDDenoiser
 from sepo_env.denoisers import dit as dit_module
 from sepo_env.denoisers.dit import DiT, DiTConfig
-from sepo_env.errors import InvalidArgumentError, InvalidShapeError
+from sepo_env.errors import InvalidArgumentError, InvalidShapeError, UnknownNameError
 
 SIZES = {"width": 8, "depth": 2, "heads": 2, "cond_width": 4}
 BUILDERS = {
@@ -169,10 +169,14 @@ def test_tokens_of_another_shape_are_refused(name):
     ("build", "message"),
     [
         (lambda: MDLMConfig(4, width=10, heads=4), "cannot be shared by 4 heads"),
-        (lambda: SEDDConfig(4, depth=0), "sizes of a DiT are positive"),
-        (lambda: SEDDConfig(4, graph="absorb"), "'absorbing' or 'uniform', not 'absorb'"),
+        (lambda: SEDDConfig(4, depth=0), "depth is 0, but must be a whole number from 1"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(build, message):
     with pytest.raises(InvalidArgumentError, match=message):
         build()
+
+
+def test_another_graph_is_refused_with_a_guess():
+    with pytest.raises(UnknownNameError, match="unknown graph 'absorb'; did you mean 'absorbing'"):
+        SEDDConfig(4, graph="absorb")

@@ -56,6 +56,6 @@ def test_other_shapes_and_sizes_are_refused():
         small()(torch.zeros(3, dtype=torch.int64), torch.ones(1))
     with pytest.raises(InvalidShapeError, match=r"tokens has shape \(2, 0\), expected \(B, L\) with L >= 1"):
         small()(torch.zeros(2, 0, dtype=torch.int64), torch.ones(2))
-    for settings in ({"channels": 7}, {"num_stacks": 0}, {"num_tokens": 1}):
-        with pytest.raises(InvalidArgumentError, match="DNAConvDenoiser needs"):
+    for settings in ({"channels": 7}, {"num_stacks": 0}, {"num_stacks": 1001}, {"num_tokens": 1}):
+        with pytest.raises(InvalidArgumentError, match=f"{next(iter(settings))} is"):
             DNAConvConfig(**settings)

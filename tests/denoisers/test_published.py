@@ -135,7 +135,9 @@ def test_weights_of_another_name_are_refused(fixtures):
 
 
 def test_averages_are_asked_of_a_file_without(fixtures):
-    with pytest.raises(CheckpointError, match=r"finetuned.ckpt: expected averages \(ema\), found 39 entries"):
+    with pytest.raises(
+        CheckpointError, match=r"finetuned.ckpt: expected averages \(ema\), found none; give weights='raw'"
+    ):
         load_drakes(fixtures / "dna_cnn" / "finetuned.ckpt", weights="ema")
 
 
@@ -158,7 +160,10 @@ def rewritten(path: Path, change, **parts):
         (lambda state: state.pop("backbone.linear.weight"), "expected the dilated CNN of DRAKES"),
         (lambda state: state.pop("backbone.convs.4.weight"), "a multiple of 5 layers"),
         (lambda state: state.update({"backbone.linear.weight": torch.ones(16, 5)}), "of three axes"),
-        (lambda state: state.update({"backbone.linear.weight": torch.ones(15, 5, 9)}), "even number of channels"),
+        (
+            lambda state: state.update({"backbone.linear.weight": torch.ones(15, 5, 9)}),
+            "channels is 15, but .* an even number",
+        ),
         (lambda state: state.update(epoch=3), "expected tensors by name, found 40 entries"),
         (lambda state: state.clear(), "expected the dilated CNN of DRAKES.*found 0 entries"),
     ],
@@ -235,7 +240,7 @@ def test_truncated_files_are_refused(folder, name):
 def test_folders_without_a_model_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         load_denoiser(tmp_path / "absent")
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(CheckpointError, match="no such file"):
         load_mdlm(tmp_path / "absent")
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CheckpointError, match=r"expected a config.json in it, found \['notes.txt'\]"):
@@ -243,7 +248,7 @@ def test_folders_without_a_model_are_refused(tmp_path):
     for content, message in (
         ("{", "it is no JSON"),
         ("[1]", "expected a JSON object, found list"),
-        ('{"x": 1}', r"found a config.json with the entries \['x'\]"),
+        ('{"x": 1}', r"found a configuration with the entries \['x'\]"),
         ('{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}', "MDLM, a SEDD or a masked.*found 'gpt2'"),
     ):
         (tmp_path / "config.json").write_text(content)
@@ -252,7 +257,7 @@ def test_folders_without_a_model_are_refused(tmp_path):
 
 
 def test_each_loader_refuses_the_other_model(fixtures):
-    with pytest.raises(CheckpointError, match="expected an MDLM.*found a config.json with the entries"):
+    with pytest.raises(CheckpointError, match="expected an MDLM.*found a configuration with the entries"):
         load_mdlm(fixtures / "sedd" / "absorb")
     with pytest.raises(CheckpointError, match="expected a SEDD.*found 'mdlm'"):
         load_sedd(fixtures / "mdlm")
@@ -262,7 +267,7 @@ def test_each_loader_refuses_the_other_model(fixtures):
     ("name", "changes", "message"),
     [
         ("mdlm", {"hidden_dim": None}, "expected hidden_dim to be of type int, found None"),
-        ("mdlm", {"n_heads": 0}, "the sizes of a DiT are positive"),
+        ("mdlm", {"n_heads": 0}, "heads is 0, but must be"),
         ("mdlm", {"n_heads": 5}, "cannot be shared by 5 heads"),
         ("mdlm", {"time_conditioning": 1}, "expected time_conditioning to be of type bool, found 1"),
         ("mdlm", {"n_heads": 4}, "expected rotary frequencies to the base 10,000 for 8 channels"),
@@ -304,7 +309,7 @@ def test_tensors_that_do_not_fit_are_refused(folder, change, message):
 def test_a_folder_without_weights_is_refused(folder):
     (folder / "mdlm" / "model.safetensors").unlink()
     with pytest.raises(
-        CheckpointError, match=r"model.safetensors.index.json or pytorch_model.bin in it, found \['config.json'\]"
+        CheckpointError, match=r"model.safetensors, pytorch_model.bin, an index of .* in it, found \['config.json'\]"
     ):
         load_denoiser(folder / "mdlm")
 

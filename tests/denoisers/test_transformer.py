@@ -88,7 +88,7 @@ def test_a_score_is_zero_where_nothing_changes() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"vocab_size": 9}, "vocab_size is 9"), ({"width": 10}, "width of 10"), ({"depth": 0}, "at least one block")],
+    [({"vocab_size": 9}, "vocab_size is 9"), ({"width": 10}, "width of 10"), ({"depth": 0}, "depth is 0, but must be")],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, words) -> None:
     with pytest.raises(InvalidArgumentError, match=words):
