@@ -133,7 +133,9 @@ class Agent(ABC):
             InvalidArgumentError: weights that are frozen, or in a precision that cannot be trained in.
             CheckpointError: nothing to resume from, a checkpoint of another run, or one that would be overwritten. Of
                 what cannot be told (whether a reward's lambda is the same), there is one warning.
-            DivergenceError: a loss, gradient or ratio out of bounds.
+            DivergenceError: a loss, gradient, weight or ratio out of bounds, or a policy that cannot be sampled from.
+                The checkpoint is that of the last iteration before; `load` takes it into other settings.
+            FolderError: ``log_dir`` cannot be written to, or another run writes there (`FolderInUseError`).
             KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
         """
         config = self.config

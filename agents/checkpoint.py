@@ -9,13 +9,14 @@ and renamed over it. And its reader unpickles what a hostile archive may hold; h
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torchrl.checkpoint import Checkpoint, StateDictCheckpointAdapter
-from torchrl.checkpoint import CheckpointError as ContainerError
 
 from sepo_env.errors import CheckpointError
 from sepo_env.files import replacing
@@ -26,7 +27,7 @@ State = Mapping[str, Any]
 
 
 class _Part:
-    """A state on its way in or out; the container wants something that has a `state_dict`."""
+    """A state on its way out; the container wants something that has a `state_dict`."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -35,7 +36,8 @@ class _Part:
         return self._state
 
     def load_state_dict(self, state: State) -> None:
-        self._state = state
+        """Asked for by the container, and never called."""
+        raise NotImplementedError
 
 
 def _container(parts: Mapping[str, _Part]) -> Checkpoint:
@@ -77,7 +79,7 @@ def load_checkpoint(path: Path, names: Collection[str]) -> tuple[dict[str, State
     """
     if not path.is_file():
         raise CheckpointError(path, "there is no such file", "check the path, or start a new run without resume")
-    parts = {name: _Part({}) for name in names}
+    parts: dict[str, State] = {}
     try:
         manifest = Checkpoint.manifest(path)
         metadata = dict(manifest["metadata"])
@@ -87,17 +89,32 @@ def load_checkpoint(path: Path, names: Collection[str]) -> tuple[dict[str, State
                 f"its format is {metadata.get('format')!r}, expected {FORMAT!r}",
                 "give a checkpoint that agent.train wrote with this version",
             )
-        for name in names:
-            files = manifest["components"].get(name, {}).get("files")
-            if files != [StateDictCheckpointAdapter.state_torch]:
-                raise CheckpointError(
-                    path, f"the part {name!r} is missing or of another kind", "give a whole checkpoint of such a run"
-                )
-        _container(parts).load(path, map_location="cpu")
-    except (ContainerError, zipfile.BadZipFile, OSError, KeyError, TypeError) as error:
+        with zipfile.ZipFile(path) as archive:
+            for name in names:
+                component = manifest["components"].get(name, {})
+                if component.get("files") != [StateDictCheckpointAdapter.state_torch]:
+                    raise CheckpointError(
+                        path,
+                        f"the part {name!r} is missing or of another kind",
+                        "give a whole checkpoint of such a run",
+                    )
+                parts[name] = _read_part(archive, f"{component['path']}/{StateDictCheckpointAdapter.state_torch}")
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # whatever damage makes of it
         raise CheckpointError(
             path,
             f"not a whole checkpoint ({error})",
             "restore it from a copy, or start a new run in another folder",
         ) from error
-    return {name: part.state_dict() for name, part in parts.items()}, metadata
+    return parts, metadata
+
+
+def _read_part(archive: zipfile.ZipFile, name: str) -> State:
+    """A state of an archive; the container would unpack it to the system's temporary folder, which may be full."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # as it is written; another one may hold anything
+        raise ValueError(f"{name} is compressed")
+    state = torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise TypeError(f"{name} is no dictionary")
+    return state

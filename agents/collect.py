@@ -11,11 +11,13 @@ from torchrl.collectors import Collector
 from torchrl.envs import Compose, Transform, TransformedEnv
 
 from agents.config import AgentConfig
+from agents.health import CURE
 from agents.policy import RatePolicy
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import Denoiser
 from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.diffusion.sampler import correct
+from sepo_env.errors import DivergenceError, InvalidActionError
 
 _SEED_MASK = (1 << 62) - 1
 
@@ -123,13 +125,17 @@ def collect(
         denoiser: the policy's network; its parameters may change between batches.
         config: the seed, and the corrector.
         first_iteration: index of the first batch; batch i depends on the seed, on i and on the policy alone.
+
+    Raises:
+        DivergenceError: the policy's rates are not finite.
     """
     transforms: list[Transform] = [ForgetAction()]
     if config.corrector_steps > 0:
         transforms.append(GradientFlow(env, denoiser, config.corrector_steps, config.corrector_size))
+    policy = RatePolicy(denoiser, env.task.process, num_steps=config.num_steps)
     collector = Collector(
         TransformedEnv(env, Compose(*transforms)),
-        RatePolicy(denoiser, env.task.process, num_steps=config.num_steps),
+        policy,
         frames_per_batch=env.batch_size[0] * config.num_steps,
         total_frames=-1,
         # With one device for all, the collector steps its own tensordict, from which the transform drops the action;
@@ -149,8 +155,29 @@ def collect(
             parts = []
             for seed in _part_seeds(config, iteration):
                 env.set_seed(seed, static_seed=True)
-                parts.append(next(batches))
+                try:
+                    parts.append(next(batches))
+                except InvalidActionError as error:
+                    _refuse_unsound(policy, env, error)
+                    raise
             yield torch.cat(parts) if len(parts) > 1 else parts[0]
             iteration += 1
     finally:
         collector.shutdown(close_env=False)
+
+
+@torch.no_grad()
+def _refuse_unsound(policy: RatePolicy, env: TorchRLEnv, error: InvalidActionError) -> None:
+    """Tell an action that the environment refused as a divergence, if the policy's rates in its state are no numbers.
+
+    Nobody but the policy gives actions here; only where one was refused is it asked a second time.
+    """
+    state = env.episodes.running_state()
+    seen = {"tokens": state.tokens, "time": state.time[:, None].float()}
+    if env.episodes.conditional:
+        seen["prompt_mask"] = state.prompt_mask
+    rates = policy(TensorDict(seen, batch_size=env.batch_size))["action"]
+    if not bool(rates.isfinite().all()):
+        raise DivergenceError(
+            f"the policy cannot be sampled from any more: its rates are not finite, though its weights are; {CURE}"
+        ) from error

@@ -1,24 +1,24 @@
 """What a run writes down: metrics.csv, one row an iteration, and the same rows to TensorBoard.
 
 TorchRL's `CSVLogger` writes one file a scalar, without header, and appends to what it finds; a resumed run would
-repeat rows there, and a table needs joining first. The table is therefore written here; TensorBoard events go
-through TorchRL's `TensorboardLogger`.
+repeat rows there, and a table needs joining first. The table is therefore written here.
 """
 
 from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from torchrl.record.loggers import Logger, TensorboardLogger
-
 from agents.config import TensorBoard
-from sepo_env.errors import MissingExtraError
+from agents.events import Events
+from sepo_env.errors import FolderError, MissingExtraError
+from sepo_env.files import sync, write_atomically, writing
 
 METRICS_FILE = "metrics.csv"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -28,54 +28,112 @@ Row = dict[str, float | int | None]
 
 
 class RunLog:
-    """Writes the rows of a run.
+    """Writes the rows of a run, and brings what is on the disk in line with them, whatever happens to it.
 
     Args:
         folder: where to write; None writes nothing.
         tensorboard: whether TensorBoard events are written: "auto" where tensorboard is installed.
-        rows: those of the part of the run that is being continued. The table is written anew from them, so that
-            rows later than the checkpoint do not stand in it twice.
+        rows: those of the part of the run that is being continued. A list is watched: `update` writes what has been
+            added to it. The table is written anew from them, so that rows later than the checkpoint do not stand in it
+            twice; so it is where somebody has removed it, and after an interruption, which may come in the middle of a
+            row.
+        restore: called before anything is written: makes the folder again, or raises a `FolderError` where it is not
+            this run's own any more.
 
     Raises:
         MissingExtraError: TensorBoard events were asked for, and tensorboard is not installed.
+        FolderError: the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path | None, tensorboard: TensorBoard, rows: Iterable[Row] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        tensorboard: TensorBoard,
+        rows: Iterable[Row] = (),
+        *,
+        restore: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._folder = folder
+        self._restore = restore
+        self._rows = rows if isinstance(rows, list) else list(rows)
         self._table: TextIO | None = None
-        self._writer: csv.DictWriter[str] | None = None
-        self._logger = None if folder is None else _tensorboard_logger(folder, tensorboard)
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._table = (folder / METRICS_FILE).open("w", newline="", encoding="utf-8")
-        for row in rows:
-            self._write(row)
+        self._num_written = 0
+        self._events: Events | None = None
+        self._has_events = folder is not None and _wants_events(tensorboard)
+        with writing(folder or ""):
+            self._open()
 
     def append(self, row: Row) -> None:
         """Add one iteration's row, flushed, so that a run can be watched."""
-        self._write(row)
-        if self._table is not None:
-            self._table.flush()
-        if self._logger is not None:
-            figures = {name: value for name, value in row.items() if value is not None and name != "iteration"}
-            self._logger.log_metrics(figures, step=int(row["iteration"] or 0))
+        self._rows.append(row)
+        self.update()
 
-    def _write(self, row: Row) -> None:
-        if self._table is None:
+    def update(self) -> None:
+        """Write the rows that are not written yet; all of them where what was written is gone.
+
+        Raises:
+            FolderError: they cannot be written.
+        """
+        if self._folder is None or self._table is None:
             return
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._table, fieldnames=list(row))
-            self._writer.writeheader()
+        with writing(self._folder):
+            self._restore()
+            if not all(os.path.exists(path) for path in self._written_paths()):
+                self._close()
+                self._open()
+            while self._num_written < len(self._rows):
+                row = self._rows[self._num_written]
+                self._write_rows(self._table, [row])
+                self._table.flush()
+                if self._events is not None:
+                    self._events.add(row)
+                self._num_written += 1
+
+    def _written_paths(self) -> Iterable[Path]:
+        assert self._folder is not None
+        yield self._folder / METRICS_FILE
+        if self._events is not None:
+            yield self._events.file
+
+    def _open(self) -> None:
+        if self._folder is None:
+            return
+        self._restore()
+        text = io.StringIO(newline="")
+        self._write_rows(text, self._rows)
+        # Beside the old table: a full disk shall not cost what stood there.
+        write_atomically(self._folder / METRICS_FILE, text.getvalue().encode())
+        self._num_written = len(self._rows)
+        self._table = (self._folder / METRICS_FILE).open("a", newline="", encoding="utf-8")
+        if self._has_events:
+            self._events = Events(self._folder / TENSORBOARD_FOLDER, self._rows)
+
+    def _write_rows(self, table: TextIO, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
         # repr, the default of the csv module, keeps every digit of a float.
-        self._writer.writerow(row)
+        writer = csv.DictWriter(table, fieldnames=list(self._rows[0]))
+        if rows[0] is self._rows[0]:
+            writer.writeheader()
+        writer.writerows(rows)
+
+    def _close(self) -> None:
+        table, self._table = self._table, None
+        events, self._events = self._events, None
+        try:
+            if table is not None:
+                with table:
+                    table.flush()
+                    sync(table.fileno())
+        finally:
+            if events is not None:
+                events.close()
 
     def close(self) -> None:
         """Write out what is buffered and let go of the files."""
-        if self._table is not None:
-            self._table.flush()
-            os.fsync(self._table.fileno())
-            self._table.close()
-        if self._logger is not None:
-            self._logger.close()
+        self.update()
+        with writing(self._folder or ""):
+            self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -86,17 +144,29 @@ class RunLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+            return
+        try:
+            with writing(self._folder or ""):
+                try:
+                    self._close()
+                finally:
+                    self._open()
+                    self._close()
+        except FolderError as trouble:
+            if not isinstance(error, FolderError):  # which says the same
+                error.add_note(f"The log could not be brought up to date: {trouble}")
 
 
-def _tensorboard_logger(folder: Path, tensorboard: TensorBoard) -> Logger | None:
+def _wants_events(tensorboard: TensorBoard) -> bool:
     if tensorboard == "off":
-        return None
+        return False
     if importlib.util.find_spec("tensorboard") is None:
         if tensorboard == "on":
             raise MissingExtraError("tensorboard", "logs")
-        return None
-    return TensorboardLogger(exp_name=TENSORBOARD_FOLDER, log_dir=str(folder))
+        return False
+    return True
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> list[Row]:

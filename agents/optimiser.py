@@ -42,15 +42,14 @@ class PreciseAdamW(AdamW):
             else:
                 self.parameters.append(parameter)
         super().__init__(self.parameters, **settings)
+        # No `step` of its own: torch would call everybody's hooks around both.
+        self.register_step_post_hook(self._round)
 
-    def step(self, closure: Any = None) -> Any:
-        """Make one step."""
-        result = super().step(closure)
-        with torch.no_grad():
-            for parameter, master in self._rounded:
-                parameter.copy_(master)
+    @torch.no_grad()
+    def _round(self, *_: Any) -> None:
+        for parameter, master in self._rounded:
+            parameter.copy_(master)
         torch.clear_autocast_cache()  # which would give the weights of before to whoever asks within the same region
-        return result
 
     def state_dict(self) -> dict[str, Any]:
         """The state of AdamW, and the copies, of which the weights do not tell all."""

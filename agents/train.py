@@ -22,11 +22,10 @@ from agents.before_after import as_text, judged, write_samples
 from agents.command_line import DIVERGED, DONE, FAILED, INTERRUPTED, WRONG_USAGE, flags_of, run, say, settings_of
 from agents.config import AgentConfig
 from agents.lookup import named_task
+from agents.recovery import AGENT_FOLDER
 from agents.registry import AGENTS, agent_class
 from sepo_env import tasks
 from sepo_env.arguments import WholeNumber, check_fields
-
-AGENT_FOLDER = "agent"
 
 _DESCRIPTION = f"""Fine-tune a discrete diffusion model by reinforcement learning.
 

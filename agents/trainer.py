@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from agents.collect import collect, derived_seed, first_states
 from agents.config import AgentConfig
 from agents.cost import CostMeter
 from agents.evaluation import EVALUATION_COLUMNS, Evaluator
+from agents.health import sound_outputs
 from agents.logs import Row, RunLog
 from agents.losses import DiffusionLoss
 from agents.policy import Critic
@@ -28,13 +29,15 @@ from agents.update import Updater
 from agents.weights import load_policy_state, policy_state
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import Denoiser
-from sepo_env.errors import DivergenceError, InvalidArgumentError
+from sepo_env.errors import CheckpointError, DivergenceError, InvalidArgumentError
 from sepo_env.rewards import Reward
 
 Callback = Callable[[Row], None]
 
 _PARTS = ("denoiser", "critic", "optimiser", "scheduler", "progress")
 _COSTS = ("nfe", "reward_calls")
+_PROOF = 8
+"""Sequences that are sampled at the end of a run, at most, to see whether its policy can be sampled from."""
 
 
 @dataclass(frozen=True)
@@ -112,28 +115,43 @@ class Trainer:
 
         Raises:
             CheckpointError: no checkpoint to resume from, that of another run, or one that a new run would overwrite.
+            FolderError: log_dir cannot be written to, or another run writes there.
             InvalidArgumentError: advantages compare trajectories that share a prompt, and in no batch would any two.
-            DivergenceError: a loss, gradient or ratio out of bounds; names the last good checkpoint.
+            DivergenceError: a loss, gradient, weight or ratio out of bounds, or a policy that cannot be sampled from;
+                names the last good checkpoint.
         """
+        if resume:
+            self.checkpoint.refuse_to_resume()
+        else:
+            self.checkpoint.refuse_to_overwrite()
+            self._refuse_lonely_prompts()
+        with self.checkpoint.folder or nullcontext():
+            try:
+                self._start(resume)
+                batches = collect(self.env, self.denoiser, self.config, self.iteration)
+                try:
+                    self._loop(batches, callbacks, progress)
+                    self.checkpoint.write()
+                except BaseException as error:
+                    self._rescue(error)
+                    raise
+                finally:
+                    batches.close()
+            finally:
+                self.meter.close()
+        return self.rows
+
+    def _start(self, resume: bool) -> None:
         if resume:
             parts, self.rows = self.checkpoint.read()
             self.load_state_dict(parts)
         else:
-            self.checkpoint.refuse_to_overwrite()
-            self._refuse_lonely_prompts()
+            self.checkpoint.refuse_to_overwrite()  # somebody may have been quicker
+        if (fault := self.updater.check_weights.fault()) is not None:
+            if resume and self.checkpoint.path is not None:
+                raise CheckpointError(self.checkpoint.path, fault, "start a new run")
+            raise DivergenceError(f"before the first step {fault}; give an agent whose weights are sound.")
         self.checkpoint.hold(self.state_dict(), self.rows)
-        batches = collect(self.env, self.denoiser, self.config, self.iteration)
-        try:
-            self._loop(batches, callbacks, progress)
-        except BaseException as error:
-            self.checkpoint.write()
-            self._explain(error)
-            raise
-        finally:
-            batches.close()
-            self.meter.close()
-        self.checkpoint.write()
-        return self.rows
 
     def _refuse_lonely_prompts(self) -> None:
         """Refuse a run of which no batch could be learnt from, before anything is spent on it."""
@@ -146,28 +164,63 @@ class Trainer:
             raise InvalidArgumentError(f"in each of the {len(iterations)} iterations {NOTHING_TO_COMPARE}")
 
     def _loop(self, batches: Generator[TensorDict, None, None], callbacks: Sequence[Callback], progress: bool) -> None:
-        folder = None if self.config.log_dir is None else Path(self.config.log_dir)
         with (
-            RunLog(folder, self.config.tensorboard, self.rows) as log,
+            self._log() as log,
             ProgressBar(self.label["agent"], self.last_iteration, self.iteration, progress) as bar,
         ):
-            while self.iteration < self.last_iteration:
-                row = self._iterate(batches)
-                self.rows.append(row)
-                self.checkpoint.hold(self.state_dict(), self.rows)
-                log.append(row)
-                if self.iteration % self.config.checkpoint_every == 0:
-                    self.checkpoint.write()
-                bar.update(row, self.last_iteration)
-                for callback in callbacks:
-                    callback(row)
+            try:
+                while self.iteration < self.last_iteration:
+                    row, is_sampled = self._iterate(batches)
+                    self.rows.append(row)
+                    self.checkpoint.hold(self.state_dict(), self.rows)
+                    log.update()
+                    if is_sampled:
+                        self.checkpoint.prove()
+                    bar.update(row, self.last_iteration)
+                    for callback in callbacks:
+                        callback(row)
+                self._sample_a_little()
+            except BaseException:
+                if (held := self.checkpoint.held) is not None:
+                    self.rows[:] = held["rows"]["rows"]  # in place: the log is written from the same list
+                raise
 
-    def _iterate(self, batches: Generator[TensorDict, None, None]) -> Row:
+    def _log(self) -> RunLog:
+        folder = self.checkpoint.folder
+        if folder is None:
+            return RunLog(None, self.config.tensorboard)
+        return RunLog(folder.path, self.config.tensorboard, self.rows, restore=folder.restore)
+
+    @contextmanager
+    def _sampling(self) -> Iterator[None]:
+        """Prove the last iteration in the block, or take it back if its policy cannot be sampled from."""
+        try:
+            yield
+        except DivergenceError:
+            if self.checkpoint.is_unproven:
+                self.rows.pop()
+            self.checkpoint.fall_back()
+            raise
+        self.checkpoint.prove()
+
+    def _sample_a_little(self) -> None:
+        """Sample from the policy that is left in the end, if nobody has, before it is called trained."""
+        if self.checkpoint.is_unproven:
+            before, seed = self.meter.state_dict(), derived_seed(self.config.seed, self.iteration)
+            with self._sampling(), sound_outputs(self.denoiser, "of the next sequences"):
+                self.evaluator.sampler.sample(self.denoiser, min(_PROOF, self.config.batch_size), seed)
+            self.meter.load_state_dict(before)
+
+    def _iterate(self, batches: Generator[TensorDict, None, None]) -> tuple[Row, bool]:
+        """One iteration: its row, and whether the policy that it leaves has been sampled from."""
         config, before = self.config, self.meter.state_dict()
         started = time.perf_counter()
         # Negative numbers, so that no iteration shares its seed with the trajectories of another one.
         generator = torch.Generator().manual_seed(derived_seed(config.seed, -2 - self.iteration))
-        trajectories = next(batches)
+        with self._sampling():
+            trajectories = next(batches)
+            sampled = time.perf_counter()
+        started += time.perf_counter() - sampled  # less what was written meanwhile
         reward = trajectory_rewards(trajectories)
         figures = self._update(trajectories, generator)
         self.iteration += 1
@@ -186,9 +239,10 @@ class Trainer:
             **figures,
             **dict.fromkeys(EVALUATION_COLUMNS),
         }
-        if config.eval_every and self.iteration % config.eval_every == 0:
+        evaluates = config.eval_every > 0 and self.iteration % config.eval_every == 0
+        if evaluates:
             row |= self._evaluate()
-        return row | {f"eval_{kind}": self.eval_cost[kind] for kind in _COSTS}
+        return row | {f"eval_{kind}": self.eval_cost[kind] for kind in _COSTS}, evaluates
 
     def _update(self, trajectories: TensorDict, generator: torch.Generator) -> Mapping[str, float | None]:
         if self.objective.critic is None and all_alone(trajectories):
@@ -208,7 +262,8 @@ class Trainer:
     def _evaluate(self) -> Row:
         """Judge the policy; what that costs is booked apart from the training."""
         before, judged = self.meter.state_dict(), self.evaluator.judge.calls
-        figures = self.evaluator.evaluate(self.denoiser)
+        with sound_outputs(self.denoiser, "of an evaluation"):
+            figures = self.evaluator.evaluate(self.denoiser)
         after = self.meter.state_dict()
         for kind in _COSTS:
             self.eval_cost[kind] += after[kind] - before[kind]
@@ -259,13 +314,20 @@ class Trainer:
         self.eval_cost = dict(progress["eval_cost"])
         self.iteration_cost = dict(progress["iteration_cost"])
 
-    def _explain(self, error: BaseException) -> None:
-        """Say where the run stands; for a divergence, in its own message."""
-        path = self.checkpoint.path
-        kept = "no log_dir was given, so nothing is kept" if path is None else f"its state is in {path}"
+    def _rescue(self, error: BaseException) -> None:
+        """Write what is whole, and say where the run stands; for a divergence, in its own message."""
+        diverged, held, path = isinstance(error, DivergenceError), self.checkpoint.held, self.checkpoint.path
+        if diverged and held is not None:
+            load_policy_state(self.denoiser, held["denoiser"])
         # Counted by its rows: an iteration that was stopped while it was being evaluated has none.
         whole = len(self.rows)
-        where = f"The last whole iteration is {whole}; {kept}."
-        if isinstance(error, DivergenceError):
-            raise DivergenceError(f"iteration {whole + 1}: {error}. {where}") from error
-        error.add_note(where)
+        where = f"The last whole iteration is {whole}; {self.checkpoint.rescue()}"
+        if not diverged:
+            error.add_note(where)
+            return
+        if held is not None:
+            where += (
+                f" Agent.load({str(path)!r}, learning_rate=...) takes its policy into a run with other settings; "
+                "resume=True goes on with the same ones, and so to the same end."
+            )
+        raise DivergenceError(f"iteration {whole + 1}: {error}. {where}") from error

@@ -9,6 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.config import AgentConfig
+from agents.health import CURE, WeightCheck, step_within_range
 from agents.losses import DiffusionLoss
 from agents.optimiser import PreciseAdamW
 from sepo_env.errors import DivergenceError
@@ -29,6 +30,8 @@ class Updater:
             (p for p in loss.parameters() if p.requires_grad), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._warmup)
+        named = ((_shown(name), p) for name, p in loss.named_parameters() if p.requires_grad)
+        self.check_weights = WeightCheck(named, self.optimiser)
 
     def _warmup(self, iteration: int) -> float:
         return min(1.0, (iteration + 1) / max(1, self.config.warmup_iterations))
@@ -51,7 +54,7 @@ class Updater:
             ``learning_rate``.
 
         Raises:
-            DivergenceError: a loss or gradient that is not finite, or a ratio above ``max_ratio``.
+            DivergenceError: a loss, gradient or weight out of range, or a ratio above ``max_ratio``.
         """
         if self.config.optimiser_steps > 1:
             # From the second step on the policy is no longer the one that sampled; remember what that one said.
@@ -90,7 +93,8 @@ class Updater:
         figures = _combine(outputs, [len(part) / len(states) for part in parts])
         figures["grad_norm"] = float(nn.utils.clip_grad_norm_(self.optimiser.parameters, self.config.max_grad_norm))
         self._check(figures)
-        self.optimiser.step()
+        step_within_range(self.optimiser.step)
+        self.check_weights()
         return figures
 
     def _backward(self, states: TensorDict) -> TensorDict:
@@ -104,7 +108,7 @@ class Updater:
             if not math.isfinite(value):
                 raise DivergenceError(
                     f"{name} is {value}: the reward, the network's output or the step size has left the range of "
-                    "floating-point numbers; lower learning_rate or max_grad_norm, or look at the reward's scale"
+                    f"floating-point numbers; {CURE}"
                 )
         if figures["ratio_max"] > self.config.max_ratio:
             raise DivergenceError(
@@ -112,6 +116,11 @@ class Updater:
                 "the policy has moved far from the one that sampled; lower learning_rate or inner_epochs, or raise "
                 "kl_coeff"
             )
+
+
+def _shown(name: str) -> str:
+    """``policy_network_params.conv.weight``, as a loss calls it, in fewer words: ``policy.conv.weight``."""
+    return name.replace("_network_params", "")
 
 
 def _combine(outputs: list[TensorDict], shares: list[float]) -> dict[str, float]:

@@ -34,6 +34,9 @@ _NO_SYNC = frozenset(
 )
 
 
+_TORCH_CANNOT_WRITE = ("inline_container", "PytorchStreamWriter", "iostream error")
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Tell a failed write in the block as a `FolderError` of ``path``.
@@ -53,7 +56,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     except SafetensorError as error:
         raise FolderError.of(path, OSError(str(error))) from error
     except RuntimeError as error:
-        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+        if not any(hint in str(error) for hint in _TORCH_CANNOT_WRITE):
             raise
         raise FolderError.of(path, OSError("torch could not write all of it; is the disk full?")) from error
 

@@ -4,10 +4,10 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.logs import METRICS_FILE, TENSORBOARD_FOLDER, RunLog, read_metrics
+from agents.logs import METRICS_FILE, TENSORBOARD_FOLDER, Row, RunLog, read_metrics
 from sepo_env.errors import MissingExtraError
+from tests.agents.events import read_events
 
 ROWS = [{"iteration": 1, "reward": 1 / 3, "held_out": None}, {"iteration": 2, "reward": -1e-30, "held_out": 2.5}]
 
@@ -35,9 +35,9 @@ def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
     with RunLog(tmp_path, "on") as log:
         for row in ROWS:
             log.append(row)
-    events = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER)).Reload()
-    assert [(e.step, round(e.value, 6)) for e in events.Scalars("reward")] == [(1, 0.333333), (2, 0.0)]
-    assert [(e.step, e.value) for e in events.Scalars("held_out")] == [(2, 2.5)]
+    events = read_events(tmp_path / TENSORBOARD_FOLDER)
+    assert [(step, round(value, 6)) for step, value in events["reward"]] == [(1, 0.333333), (2, 0.0)]
+    assert events["held_out"] == [(2, 2.5)]
 
 
 def test_missing_tensorboard_is_an_error_only_where_it_was_asked_for(
@@ -57,3 +57,40 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     with RunLog(None, "auto") as log:
         log.append(ROWS[0])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_missing_or_surplus_in_the_events_is_mended(tmp_path: Path) -> None:
+    rows = [{"iteration": n, "reward": float(n), "held_out": None if n % 2 else n / 2} for n in range(1, 6)]
+    with RunLog(tmp_path, "on", rows[:2]) as log:  # none of which has been written yet
+        log.append(rows[2])
+        log.append(rows[3] | {"reward": 99.0})  # later than the checkpoint
+    newest = max((tmp_path / TENSORBOARD_FOLDER).iterdir())
+    for _ in range(2):
+        with RunLog(tmp_path, "on", rows[:3]) as log:
+            log.append(rows[3])
+            log.append(rows[4])
+        events = read_events(tmp_path / TENSORBOARD_FOLDER)
+        assert events["reward"] == [(n, float(n)) for n in range(1, 6)]
+        assert events["held_out"] == [(2, 1.0), (4, 2.0)]
+        newest.write_bytes(newest.read_bytes()[:-3])  # as a killed process leaves it
+    assert read_metrics(tmp_path) == rows
+
+
+def test_rows_may_name_their_figures_in_another_order(tmp_path: Path) -> None:
+    with RunLog(tmp_path, "off") as log:
+        log.append({"iteration": 1, "reward": 0.5, "loss": 2.0})
+        log.append({"loss": 3.0, "iteration": 2, "reward": 0.25})
+    assert read_metrics(tmp_path)[1] == {"iteration": 2, "reward": 0.25, "loss": 3.0}
+
+
+def test_an_error_leaves_the_log_in_line_with_the_rows(tmp_path: Path) -> None:
+    def stopped(rows: list[Row]) -> None:
+        with RunLog(tmp_path, "on", rows):
+            rows.pop()  # taken back
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        stopped(list(ROWS))
+    assert read_metrics(tmp_path) == ROWS[:1]
+    events = read_events(tmp_path / TENSORBOARD_FOLDER)
+    assert (len(events["reward"]), len(events["held_out"])) == (1, 0)
