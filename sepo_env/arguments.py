@@ -247,8 +247,8 @@ def _strict(hint: Any) -> Any:
         return Union[tuple(_strict(arg) for arg in args)]  # noqa: UP007 - made at run time
     if origin in (list, tuple, dict, Sequence, Mapping):
         inner: Any = operator.getitem(origin, tuple(arg if arg is ... else _strict(arg) for arg in args))
-        # JSON has no tuples.
-        return Annotated[inner, BeforeValidator(_items)] if origin is tuple else inner
+        before = {tuple: _items, Sequence: _plain}.get(origin)
+        return Annotated[inner, BeforeValidator(before)] if before else inner
     if hint in _NUMBERS:
         return _NUMBERS[hint]
     if origin is Literal or hint in (str, types.NoneType, None, Any, object):
@@ -292,7 +292,13 @@ def _real(value: Any) -> Any:
 
 
 def _items(value: Any) -> Any:
+    """A list as a tuple: JSON has no tuples."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    """A range, or one of the kinds of tuple that are not built from their items, such as ``torch.Size``, as a tuple."""
+    return tuple(value) if isinstance(value, (tuple, range)) else value
 
 
 def _truth(value: Any) -> Any:

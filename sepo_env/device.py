@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from sepo_env.arguments import checked
 from sepo_env.errors import InvalidArgumentError
 
 
-def find_device(device: str | torch.device) -> torch.device:
+@checked
+def find_device(device: str | int | torch.device) -> torch.device:
     """The device that is meant, with its number.
 
     With the number because TorchRL takes ``cuda`` and ``cuda:0`` for two devices, and would copy from one to the other.

@@ -89,6 +89,30 @@ def is_masked_lm_type(config: Mapping[str, Any]) -> bool:
     return isinstance(model_type, str) and model_type in kinds
 
 
+def load_config(path: str | os.PathLike[str]) -> Any:
+    """Read the configuration of a folder's model, and no weights; no code of the folder runs.
+
+    Args:
+        path: a folder with a config.json, or a hub id ``"hub:owner/name"``.
+
+    Raises:
+        CheckpointError: no such folder, or one that Transformers does not read.
+        MissingExtraError: transformers is not installed.
+    """
+    path = local_path(path)
+    if read_config(path) is None:
+        raise CheckpointError(path, "no folder with a config.json", "give the folder that save_pretrained wrote")
+    with quiet() as transformers:
+        try:
+            return transformers.AutoConfig.from_pretrained(str(path), local_files_only=True)
+        except Exception as error:  # a damaged or foreign folder may fail in any way
+            raise CheckpointError(
+                path,
+                f"AutoConfig does not load it ({type(error).__name__}: {_first_line(error)})",
+                "give the folder that save_pretrained wrote",
+            ) from error
+
+
 @float32_default()
 def load_folder(
     path: str | os.PathLike[str],

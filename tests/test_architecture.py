@@ -19,7 +19,7 @@ ALLOWED = {
     "sepo_env.identity": {"sepo_env.metering"},
     "sepo_env.precision": set(),
     "sepo_env.metering": set(),
-    "sepo_env.diffusion": {"sepo_env.errors"},
+    "sepo_env.diffusion": {"sepo_env.device", "sepo_env.errors"},
     "sepo_env.files": {"sepo_env.errors"},
     "sepo_env.foreign": {"sepo_env.errors", "sepo_env.inert", "sepo_env.paths", "sepo_env.pickles"},
     "sepo_env.hub": {"sepo_env.errors", "sepo_env.paths"},

@@ -131,6 +131,14 @@ def test_dataclasses_are_passed_through_as_they_are():
         check_argument("settings", {"depth": 1}, Settings)
 
 
+def test_sequences_of_any_kind_are_looked_into():
+    for value in ([3, 4], (3, 4), torch.Size([3, 4]), range(3, 5)):
+        assert list(check_argument("sizes", value, Sequence[Size])) == [3, 4]
+    for value in (torch.Size([0]), range(2), {3, 4}, "34", iter([3])):
+        with pytest.raises(InvalidArgumentError, match="^sizes is "):
+            check_argument("sizes", value, Sequence[Size])
+
+
 def test_classes_are_told_by_isinstance_and_passed_through():
     tensor = torch.zeros(2)
     assert check_argument("tokens", tensor, torch.Tensor | None) is tensor

@@ -12,7 +12,12 @@ from sepo_env.device import find_device
 from sepo_env.errors import InvalidArgumentError
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-DEVICES = [("foo", "is no device"), (3.5, "is no device"), pytest.param("cuda", "there is no GPU", marks=NO_GPU)]
+DEVICES = [
+    ("foo", "is no device"),
+    (3.5, "device is 3.5"),
+    (None, "device is None"),
+    pytest.param("cuda", "there is no GPU", marks=NO_GPU),
+]
 
 
 @pytest.mark.parametrize(("device", "words"), DEVICES)

@@ -1,6 +1,12 @@
 """Denoisers: tokens and time in, the log x0-posterior or the log concrete score out."""
 
-from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser, Parameterisation, as_denoiser
+from sepo_env.denoisers.base import (
+    ClassConditionalDenoiser,
+    Denoiser,
+    DenoiserArgument,
+    Parameterisation,
+    as_denoiser,
+)
 from sepo_env.denoisers.checkpoint import ARCHITECTURES, load_denoiser, save_denoiser
 from sepo_env.denoisers.cnn import ConvDenoiser, ConvDenoiserConfig
 from sepo_env.denoisers.dna_cnn import ClassDNAConvConfig, ClassDNAConvDenoiser, DNAConvConfig, DNAConvDenoiser
@@ -23,6 +29,7 @@ __all__ = [
     "DNAConvConfig",
     "DNAConvDenoiser",
     "Denoiser",
+    "DenoiserArgument",
     "MDLMConfig",
     "MDLMDenoiser",
     "MaskedLMDenoiser",

@@ -6,11 +6,14 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
+from sepo_env.arguments import PathArgument
 from sepo_env.diffusion.wrapped import unwrapped
 from sepo_env.errors import InvalidDenoiserError
 from sepo_env.metering import evaluates, methods, unmarked
 
 Parameterisation = Literal["posterior", "score"]
+DenoiserArgument = nn.Module | PathArgument
+"""A denoiser, as callers give it: a live one, within wrappers of torch or not (`as_denoiser`), or a path."""
 VisibleTokens = Annotated[int, Ge(2), Le(1 << 24)]
 """V: fewer are no language, and more belong to no model."""
 Depth = Annotated[int, Ge(1), Le(1 << 12)]
@@ -32,6 +35,7 @@ class Denoiser(nn.Module, ABC):
 
     Attributes:
         num_tokens: ``V``, the number of visible tokens. An absorbing model also reads the id ``V`` as MASK.
+        vocab_size: the ids that it reads, ``V + 1`` with MASK and ``V`` without; None where it does not say.
         length: the ``L`` that the model was trained for, or None where any length will do.
         parameterisation: what ``forward`` returns, ``"posterior"`` or ``"score"``.
         time_conditioned: whether ``time`` changes the output. The posterior of an absorbing process does not
@@ -41,6 +45,7 @@ class Denoiser(nn.Module, ABC):
     """
 
     num_tokens: int
+    vocab_size: int | None = None
     length: int | None
     parameterisation: Parameterisation
     time_conditioned: bool

@@ -114,6 +114,7 @@ class ConvDenoiser(Denoiser):
         super().__init__()
         self.config = config
         self.num_tokens = config.num_tokens
+        self.vocab_size = config.vocab_size
         self.length = config.length
         self.parameterisation = config.parameterisation
         self.time_conditioned = config.time_conditioned

@@ -86,6 +86,7 @@ class SEDDDenoiser(Denoiser, ReadsNoise):
         super().__init__()
         self.config = config
         self.num_tokens = config.num_tokens
+        self.vocab_size = config.vocab_size
         self.length = None
         self.parameterisation = "score"
         self.time_conditioned = True

@@ -60,7 +60,7 @@ class TabularDenoiser(Denoiser):
             )
         self.num_tokens = num_tokens
         self.length: int = length
-        self.vocab_size = vocab_size
+        self.vocab_size: int = vocab_size
         self.parameterisation = parameterisation
         self.time_conditioned = False
         shape = (vocab_size**length, length, num_tokens)

@@ -7,11 +7,13 @@ The oracle of the tests and of teaching: with V = 2 .. 4 and L = 2 .. 6 the law 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import Count, Size, checked
 from sepo_env.diffusion.graph import Absorbing
 from sepo_env.diffusion.kernel import StepLaw
 from sepo_env.diffusion.process import DenoiserLike, DiffusionProcess, Kernel
@@ -20,12 +22,20 @@ from sepo_env.errors import InvalidArgumentError
 _MAX_TRANSITIONS = 2_000_000
 
 
-def all_states(num_values: int, length: int, device: torch.device | str | None = None) -> Tensor:
+@checked
+def all_states(num_values: Count, length: Size, device: torch.device | str | None = None) -> Tensor:
     """Every sequence over 0 .. n-1 in lexicographic order, int64 ``(n ** L, L)``.
+
+    Raises:
+        InvalidArgumentError: there are too many to list.
 
     >>> all_states(2, 2).tolist()
     [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
+    if length * math.log(num_values) > math.log(_MAX_TRANSITIONS):
+        raise InvalidArgumentError(
+            f"{num_values} ** {length} sequences are too many to list (at most {_MAX_TRANSITIONS:,}); shorten them."
+        )
     return torch.tensor(list(itertools.product(range(num_values), repeat=length)), device=device).reshape(-1, length)
 
 
@@ -57,11 +67,12 @@ def _transitions(process: DiffusionProcess, length: int) -> tuple[Tensor, Tensor
     return table[..., 0], table[..., 1]
 
 
+@checked
 def state_laws(
     process: DiffusionProcess,
     denoiser: DenoiserLike,
-    length: int,
-    num_steps: int,
+    length: Size,
+    num_steps: Size,
     kernel: Kernel = "ancestral",
     prompt: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, StepLaw]]:
@@ -128,8 +139,9 @@ def ancestral_law(
     return probs[state_index(clean, process.graph.vocab_size)]
 
 
+@checked
 def first_hitting_law(
-    process: DiffusionProcess, denoiser: DenoiserLike, length: int, prompt: Tensor | None = None
+    process: DiffusionProcess, denoiser: DenoiserLike, length: Size, prompt: Tensor | None = None
 ) -> Tensor:
     """The exact law of the first-hitting sampler: masks are filled one at a time in uniformly random order.
 

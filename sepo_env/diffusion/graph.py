@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
+from sepo_env.arguments import MOST, Count, check_fields, checked
 from sepo_env.diffusion.numerics import safe_log, safe_logaddexp
 from sepo_env.diffusion.random import sample_categorical
 from sepo_env.diffusion.schedule import Schedule, shown_settings
 from sepo_env.errors import (
-    InvalidArgumentError,
     InvalidPromptError,
     InvalidShapeError,
     InvalidTokensError,
@@ -41,15 +43,14 @@ class Graph(ABC):
     Visible tokens are 0 .. V-1. ``vocab_size``, W, counts the states of one position: V + 1 with a mask, else V.
     """
 
-    num_tokens: int
+    num_tokens: Annotated[int, Ge(2), Le(MOST)]
 
     def __repr__(self) -> str:
         """The class and its settings, for one that is no dataclass: nothing of where it lies in memory."""
         return shown_settings(self)
 
     def __post_init__(self) -> None:
-        if self.num_tokens < 2:
-            raise InvalidArgumentError(f"a graph needs at least 2 visible tokens, got {self.num_tokens}.")
+        check_fields(self)
 
     @property
     @abstractmethod
@@ -248,7 +249,8 @@ class Uniform(Graph):
 GRAPHS: dict[str, type[Graph]] = {"absorbing": Absorbing, "uniform": Uniform}
 
 
-def make_graph(name: str, num_tokens: int) -> Graph:
+@checked
+def make_graph(name: str, num_tokens: Count) -> Graph:
     """The graph of that name over ``num_tokens`` visible tokens.
 
     Raises:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import Count, Seed, Size, checked
 from sepo_env.diffusion import kernel as kernels
 from sepo_env.diffusion.graph import Absorbing, per_position
 from sepo_env.diffusion.process import DenoiserLike, DiffusionProcess
@@ -90,15 +91,16 @@ def marginal_alpha(process: DiffusionProcess, t: Tensor) -> Tensor:
     return alpha
 
 
+@checked
 @torch.no_grad()
 def elbo(
     process: DiffusionProcess,
     denoiser: DenoiserLike,
     x_0: Tensor,
     *,
-    num_steps: int = 128,
-    seed: int = 0,
-    num_draws: int = 1,
+    num_steps: Size = 128,
+    seed: Seed = 0,
+    num_draws: Count = 1,
     prompt_mask: Tensor | None = None,
 ) -> Tensor:
     r"""Evidence lower bound on the log-likelihood of the K-step ancestral sampler.

@@ -13,13 +13,14 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import Size, check_argument, check_fields
 from sepo_env.diffusion import kernel as kernels
 from sepo_env.diffusion.graph import Absorbing, Graph
 from sepo_env.diffusion.guided import GuidedOutput, Guiding, Output, temper_law, temper_score
 from sepo_env.diffusion.kernel import StepLaw
 from sepo_env.diffusion.schedule import Schedule
 from sepo_env.diffusion.wrapped import unwrapped
-from sepo_env.errors import InvalidArgumentError, InvalidDenoiserError, UnknownNameError
+from sepo_env.errors import InvalidDenoiserError, UnknownNameError
 from sepo_env.precision import is_half
 
 Parameterisation = Literal["posterior", "score"]
@@ -62,15 +63,17 @@ class DiffusionProcess:
     graph: Graph
     schedule: Schedule
 
-    def time_grid(self, num_steps: int, device: torch.device | str | None = None) -> Tensor:
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def time_grid(self, num_steps: Size, device: torch.device | str | None = None) -> Tensor:
         """The K + 1 times from 1 to 0 of a K-step sampler, float64 ``(K + 1,)``.
 
         >>> from sepo_env.diffusion import Absorbing, LogLinear
         >>> DiffusionProcess(Absorbing(4), LogLinear()).time_grid(4)
         tensor([1.0000, 0.7500, 0.5000, 0.2500, 0.0000], dtype=torch.float64)
         """
-        if num_steps < 1:
-            raise InvalidArgumentError(f"num_steps must be at least 1, got {num_steps}.")
+        num_steps = check_argument("num_steps", num_steps, Size)
         return 1.0 - torch.arange(num_steps + 1, dtype=torch.float64, device=device) / num_steps
 
     def sigma(self, t: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import Positive, Seed, Share, Size, WholeNumber, checked
+from sepo_env.device import find_device
 from sepo_env.diffusion import kernel as kernels
 from sepo_env.diffusion.graph import Absorbing
 from sepo_env.diffusion.kernel import StepLaw
@@ -44,8 +46,9 @@ class ReverseStep:
     prompt_mask: Tensor | None = None
 
 
+@checked
 def initial_tokens(
-    process: DiffusionProcess, keys: Tensor, length: int, prompt: Tensor | None = None
+    process: DiffusionProcess, keys: Tensor, length: Size, prompt: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Draw the state at t = 1 and clamp the prompted positions.
 
@@ -76,18 +79,19 @@ def initial_tokens(
     return torch.where(clamped, prompt, tokens), clamped
 
 
+@checked
 def reverse_steps(
     process: DiffusionProcess,
     denoiser: DenoiserLike,
     tokens: Tensor,
     *,
-    num_steps: int,
+    num_steps: Size,
     keys: Tensor,
     prompt_mask: Tensor | None = None,
     kernel: Kernel = "ancestral",
-    corrector_steps: int = 0,
-    corrector_size: float = 0.1,
-    remask_prob: float = 0.0,
+    corrector_steps: WholeNumber = 0,
+    corrector_size: Positive = 0.1,
+    remask_prob: Share = 0.0,
 ) -> Iterator[ReverseStep]:
     r"""Walk the K-step grid from t = 1 to t = 0, yielding each step.
 
@@ -105,13 +109,8 @@ def reverse_steps(
             keeps the marginals is used where this one is larger.
 
     Raises:
-        InvalidArgumentError: settings that exclude each other, or a negative one.
+        InvalidArgumentError: settings out of range, or that exclude each other.
     """
-    if corrector_steps < 0 or corrector_size <= 0 or not 0.0 <= remask_prob <= 1.0:
-        raise InvalidArgumentError(
-            f"need corrector_steps >= 0, corrector_size > 0 and 0 <= remask_prob <= 1, got {corrector_steps}, "
-            f"{corrector_size} and {remask_prob}."
-        )
     if remask_prob > 0 and kernel != "ancestral":
         raise InvalidArgumentError(
             f"re-masking has a kernel of its own; use it with kernel='ancestral', not {kernel!r}."
@@ -181,20 +180,21 @@ def correct(
     return tokens
 
 
+@checked
 @torch.no_grad()
 def sample(
     process: DiffusionProcess,
     denoiser: DenoiserLike,
-    num_samples: int,
-    length: int,
+    num_samples: Size,
+    length: Size,
     *,
-    num_steps: int,
-    seed: int = 0,
+    num_steps: Size,
+    seed: Seed = 0,
     prompt: Tensor | None = None,
     kernel: Kernel = "ancestral",
-    corrector_steps: int = 0,
-    corrector_size: float = 0.1,
-    remask_prob: float = 0.0,
+    corrector_steps: WholeNumber = 0,
+    corrector_size: Positive = 0.1,
+    remask_prob: Share = 0.0,
     device: torch.device | str | None = None,
 ) -> Tensor:
     r"""Draw sequences with the K-step sampler; see :func:`reverse_steps` for the settings.
@@ -212,7 +212,7 @@ def sample(
     tensor([[2, 2, 2],
             [2, 2, 2]])
     """
-    keys = row_keys(seed, num_samples, device)
+    keys = row_keys(seed, num_samples, None if device is None else find_device(device))
     tokens, clamped = initial_tokens(process, keys, length, prompt)
     for step in reverse_steps(
         process,
@@ -276,14 +276,15 @@ def first_jump(
     return next_tokens, torch.where(alive, s, t), log_prob
 
 
+@checked
 @torch.no_grad()
 def first_hitting(
     process: DiffusionProcess,
     denoiser: DenoiserLike,
-    num_samples: int,
-    length: int,
+    num_samples: Size,
+    length: Size,
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     prompt: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
@@ -292,7 +293,7 @@ def first_hitting(
     Returns:
         Clean tokens, int64 ``(num_samples, L)``; the network is evaluated once for each position to fill.
     """
-    keys = row_keys(seed, num_samples, device)
+    keys = row_keys(seed, num_samples, None if device is None else find_device(device))
     tokens, clamped = initial_tokens(process, keys, length, prompt)
     t = torch.ones(num_samples, dtype=torch.float64, device=tokens.device)
     for k in range(int(process.graph.can_jump(tokens).sum(-1).max())):

@@ -9,11 +9,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Gt, Lt
 from torch import Tensor
 
+from sepo_env.arguments import NonNegative, Positive, check_fields, checked
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
+
+Trace = Annotated[float, Gt(0), Lt(1)]
+"""The share of the data that noise leaves at t = 1; 1e-3 is usual."""
 
 
 class Schedule(ABC):
@@ -66,9 +72,10 @@ def shown_settings(instance: object) -> str:
     return f"{type(instance).__name__}({settings})"
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InvalidArgumentError(message)
+def _check_order(schedule: Geometric | Linear) -> None:
+    check_fields(schedule)
+    if not schedule.sigma_min < schedule.sigma_max:
+        raise InvalidArgumentError(f"{schedule}: the noise grows from sigma_min to sigma_max; give a larger sigma_max.")
 
 
 @dataclass(frozen=True)
@@ -81,10 +88,10 @@ class LogLinear(Schedule):
     tensor([1.0000, 0.5000])
     """
 
-    eps: float = 1e-3
+    eps: Trace = 1e-3
 
     def __post_init__(self) -> None:
-        _require(0.0 < self.eps < 1.0, f"LogLinear needs 0 < eps < 1, got {self.eps}; 1e-3 is usual.")
+        check_fields(self)
 
     def sigma(self, t: Tensor) -> Tensor:
         return -torch.log1p(-(1.0 - self.eps) * t)
@@ -103,10 +110,10 @@ class Cosine(Schedule):
     Few masks are removed in the first reverse steps, where the denoiser knows least (arXiv 2406.07524).
     """
 
-    eps: float = 1e-3
+    eps: Trace = 1e-3
 
     def __post_init__(self) -> None:
-        _require(0.0 < self.eps < 1.0, f"Cosine needs 0 < eps < 1, got {self.eps}; 1e-3 is usual.")
+        check_fields(self)
 
     def sigma(self, t: Tensor) -> Tensor:
         return -torch.log1p(-(1.0 - self.eps) * torch.sin(math.pi / 2 * t))
@@ -123,14 +130,11 @@ class Cosine(Schedule):
 class Geometric(Schedule):
     r"""Geometric noise: :math:`\sigma(t) = \sigma_{min}^{1-t}\,\sigma_{max}^{t}` (arXiv 2310.16834)."""
 
-    sigma_min: float = 1e-4
-    sigma_max: float = 20.0
+    sigma_min: Positive = 1e-4
+    sigma_max: Positive = 20.0
 
     def __post_init__(self) -> None:
-        _require(
-            0.0 < self.sigma_min < self.sigma_max,
-            f"Geometric needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}.",
-        )
+        _check_order(self)
 
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min * torch.exp(t * math.log(self.sigma_max / self.sigma_min))
@@ -146,14 +150,11 @@ class Geometric(Schedule):
 class Linear(Schedule):
     r"""Linear noise: :math:`\sigma(t) = \sigma_{min} + (\sigma_{max} - \sigma_{min})\,t` (arXiv 2406.07524)."""
 
-    sigma_min: float = 0.0
-    sigma_max: float = 10.0
+    sigma_min: NonNegative = 0.0
+    sigma_max: Positive = 10.0
 
     def __post_init__(self) -> None:
-        _require(
-            0.0 <= self.sigma_min < self.sigma_max,
-            f"Linear needs 0 <= sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}.",
-        )
+        _check_order(self)
 
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min + (self.sigma_max - self.sigma_min) * t
@@ -173,6 +174,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
 }
 
 
+@checked
 def make_schedule(schedule: str | Schedule) -> Schedule:
     """The schedule of that name at its default settings; a ready schedule is passed through.
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import Size, checked
 from sepo_env.device import find_device
 from sepo_env.diffusion import Absorbing, DiffusionProcess, StepLaw
 from sepo_env.diffusion.kernel import held_rates
 from sepo_env.diffusion.random import uniforms
 from sepo_env.diffusion.sampler import first_jump, initial_tokens
-from sepo_env.errors import InvalidActionError, InvalidArgumentError, InvalidPromptError, UnknownNameError
+from sepo_env.errors import InvalidActionError, InvalidArgumentError, InvalidPromptError
 
 Sampler = Literal["k-step", "first-hitting"]
-SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 _MOST_LETTERS = 26
 """Tokens that the message of an error lists, at most."""
 _LAW_ENTRIES = 1 << 22
@@ -79,23 +79,22 @@ class Dynamics:
         device: where the tables live; ``"auto"`` is a GPU where there is one.
 
     Raises:
-        InvalidArgumentError: settings that exclude each other.
+        InvalidArgumentError: settings of another type, out of range, or that exclude each other.
         UnknownNameError: no sampler has that name.
     """
 
+    @checked
     def __init__(
         self,
         process: DiffusionProcess,
-        length: int,
-        num_steps: int | None,
+        length: Size,
+        num_steps: Size | None,
         *,
         sampler: Sampler = "k-step",
         remask: bool = False,
-        alphabet: Sequence[str] | None = None,
-        device: torch.device | str = "cpu",
+        alphabet: str | Sequence[str] | None = None,
+        device: torch.device | str | int = "cpu",
     ) -> None:
-        if sampler not in SAMPLERS:
-            raise UnknownNameError("sampler", sampler, SAMPLERS)
         absorbing = isinstance(process.graph, Absorbing)
         if remask and not absorbing:
             raise InvalidArgumentError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sepo_env import tasks
-from sepo_env.arguments import Seed, check_argument
-from sepo_env.denoisers import Denoiser
+from sepo_env.arguments import PathArgument, Positive, Seed, Size, WholeNumber, check_argument, checked
+from sepo_env.denoisers import DenoiserArgument
 from sepo_env.diffusion import Schedule
 from sepo_env.diffusion.random import keys_from_seed
 from sepo_env.envs.dynamics import Dynamics, Sampler, State
@@ -76,37 +75,40 @@ class Episodes:
 
     Raises:
         ArtefactsError: the folder of artefacts lacks files, or the task has none.
-        InvalidArgumentError: settings that exclude each other.
+        CheckpointError: the denoiser's file is missing, or is none.
+        InvalidArgumentError: settings of another type, out of range, or that exclude each other.
+        InvalidPromptError: prompts that do not fit the task.
+        UnknownNameError: no such task, reward, schedule or sampler.
+        UnknownOptionError: an option that the task does not take.
     """
 
+    @checked
     def __init__(
         self,
         task: str | Task,
-        num_envs: int,
+        num_envs: Size,
         *,
         reward: Any = None,
-        num_steps: int | None = None,
+        num_steps: Size | None = None,
         schedule: str | Schedule | None = None,
         sampler: Sampler = "k-step",
-        denoiser: Denoiser | str | os.PathLike[str] | None = None,
-        device: torch.device | str = "cpu",
-        artefacts: str | os.PathLike[str] | None = None,
+        denoiser: DenoiserArgument | None = None,
+        device: torch.device | str | int = "cpu",
+        artefacts: PathArgument | None = None,
         remask: bool = False,
         conditional: bool | None = None,
-        prompt_repeats: int = 1,
-        workers: int = 0,
-        timeout: float | None = None,
+        prompt_repeats: Size = 1,
+        workers: WholeNumber = 0,
+        timeout: Positive | None = None,
         on_error: OnError = "raise",
         floor: float | None = None,
-        cache: bool | int = False,
+        cache: bool | WholeNumber = False,
         **task_options: Any,
     ) -> None:
-        if num_envs < 1:
-            raise InvalidArgumentError(f"num_envs must be at least 1, got {num_envs}.")
-        if prompt_repeats < 1 or num_envs % prompt_repeats:
+        if num_envs % prompt_repeats:
             raise InvalidArgumentError(
-                f"prompt_repeats is {prompt_repeats}, but {num_envs} environments fall into groups of at least 1 only "
-                "if it divides their number; change either."
+                f"prompt_repeats is {prompt_repeats}, but {num_envs} environments fall into groups of as many only if "
+                "it divides their number; change either."
             )
         given = {"schedule": schedule, "denoiser": denoiser, "artefacts": artefacts}
         task_options |= {name: value for name, value in given.items() if value is not None}

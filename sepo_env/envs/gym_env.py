@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import gymnasium as gym
 import numpy.typing as npt
 from gymnasium.error import ResetNeeded
 
-from sepo_env.arguments import Seed, check_argument
+from sepo_env.arguments import Seed, check_argument, checked
 from sepo_env.envs import spaces
 from sepo_env.envs.actions import Rates, as_rates
 from sepo_env.envs.episodes import Episodes, Outcome
@@ -19,7 +19,8 @@ from sepo_env.tasks import Task
 
 Observation = dict[str, npt.NDArray[Any]]
 
-RENDER_MODES = ["ansi", "rgb_array"]
+RenderMode = Literal["ansi", "rgb_array"]
+RENDER_MODES = [*get_args(RenderMode)]
 SEEDS = 1 << 63
 """How many seeds there are."""
 
@@ -91,8 +92,8 @@ class DiffusionEnv(gym.Env[Observation, Rates]):
 
     metadata = {"render_modes": RENDER_MODES, "render_fps": 30}  # noqa: RUF012 - as Gymnasium declares it
 
-    def __init__(self, task: str | Task, *, render_mode: str | None = None, **options: Any) -> None:
-        check_render_mode(render_mode)
+    @checked
+    def __init__(self, task: str | Task, *, render_mode: RenderMode | None = None, **options: Any) -> None:
         self.render_mode = render_mode
         self.episodes = Episodes(task, 1, **options)
         self.task = self.episodes.task
@@ -163,12 +164,6 @@ def root_seed(env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]) -> i
     if env.np_random_seed == -1:
         return int(env.np_random.integers(2**63))
     return int(env.np_random_seed) % SEEDS  # type: ignore[arg-type]
-
-
-def check_render_mode(render_mode: str | None) -> None:
-    """Refuse a way of rendering that there is not."""
-    if render_mode is not None and render_mode not in RENDER_MODES:
-        raise UnknownNameError("render_mode", render_mode, RENDER_MODES)
 
 
 def check_reset_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:

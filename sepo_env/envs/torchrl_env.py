@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from sepo_env.arguments import Seed, check_argument, checked, shown
+from sepo_env.arguments import Seed, Size, check_argument, checked, shown
 from sepo_env.envs.dynamics import State
 from sepo_env.envs.episodes import Episodes
 from sepo_env.envs.rate_spec import RateSpec
@@ -58,13 +58,14 @@ class TorchRLEnv(EnvBase):
         (torch.Size([3, 8, 1]), True)
     """
 
+    @checked
     def __init__(
         self,
         task: str | Task,
         *,
-        num_envs: int | None = None,
-        batch_size: Sequence[int] | None = None,
-        seed: int | None = None,
+        num_envs: Size | None = None,
+        batch_size: Sequence[Size] | None = None,
+        seed: Seed | None = None,
         **options: Any,
     ) -> None:
         size = _one_size(num_envs, batch_size)

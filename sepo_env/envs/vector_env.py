@@ -13,7 +13,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from sepo_env.arguments import Seed, check_argument, shown
+from sepo_env.arguments import Seed, Size, check_argument, checked, shown
 from sepo_env.envs import spaces
 from sepo_env.envs.actions import Rates, as_rates
 from sepo_env.envs.episodes import Episodes
@@ -21,7 +21,7 @@ from sepo_env.envs.gym_env import (
     RENDER_MODES,
     SEEDS,
     Observation,
-    check_render_mode,
+    RenderMode,
     check_reset_options,
     draw,
     final_infos,
@@ -30,7 +30,7 @@ from sepo_env.envs.gym_env import (
     root_seed,
 )
 from sepo_env.envs.rendering import Image
-from sepo_env.errors import InvalidArgumentError
+from sepo_env.errors import InvalidArgumentError, UnknownNameError
 from sepo_env.tasks import Task
 
 Flags = npt.NDArray[np.bool_]
@@ -81,7 +81,8 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
     * v0: first version.
 
     Raises:
-        InvalidArgumentError: another autoreset mode.
+        InvalidArgumentError: another autoreset mode, or settings of another type or out of range.
+        UnknownNameError: no autoreset mode of that name.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it on the instance
@@ -92,22 +93,25 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
     closed = True  # until it is made: old Gymnasiums close what is thrown away, even if its constructor raised
     _AUTORESET_MODES: ClassVar = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 
+    @checked
     def __init__(
         self,
-        num_envs: int,
+        num_envs: Size,
         task: str | Task,
         *,
-        render_mode: str | None = None,
+        render_mode: RenderMode | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         **options: Any,
     ) -> None:
+        known = {mode.value: mode for mode in AutoresetMode}
+        if isinstance(autoreset_mode, str) and autoreset_mode not in known:
+            raise UnknownNameError("autoreset_mode", autoreset_mode, known)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         if self.autoreset_mode not in self._AUTORESET_MODES:
             raise InvalidArgumentError(
                 f"autoreset_mode is {self.autoreset_mode}; take SAME_STEP or DISABLED: NEXT_STEP throws a step away."
             )
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        check_render_mode(render_mode)
         self.render_mode = render_mode
         self.num_envs = num_envs
         self.episodes = Episodes(task, num_envs, **options)
@@ -203,8 +207,8 @@ class DiffusionVectorEnv(gym.vector.VectorEnv[Observation, Rates, npt.NDArray[An
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None] | None:
         """One seed an environment, or None where all streams go on."""
-        if isinstance(seed, (np.ndarray, range)):
-            seed = np.asarray(seed).tolist()
+        if isinstance(seed, np.ndarray):
+            seed = seed.tolist()
         given = check_argument("seed", seed, Seed | Sequence[Seed | None] | None)
         if given is None:
             if self.episodes.seeded and self.np_random_seed != -1:

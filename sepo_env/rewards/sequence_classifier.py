@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sepo_env.arguments import PathArgument, Size, checked
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
-from sepo_env.hugging_face import load_folder, text_room
+from sepo_env.hugging_face import load_config, load_folder, text_room
 from sepo_env.identity import class_name, describe
 from sepo_env.rewards.base import Reward, RewardRole
 
@@ -130,6 +130,18 @@ class SequenceClassifierReward(Reward):
             others = torch.cat([logits[:, : self.label], logits[:, self.label + 1 :]], dim=1)
             log_odds = logits[:, self.label] - others.logsumexp(dim=1)
         return log_odds if self.output == "log-odds" else F.logsigmoid(log_odds).exp()
+
+
+def check_classifier(path: PathArgument, label: str | int | None) -> None:
+    """Refuse the folder or label that a `SequenceClassifierReward` would refuse, before any weights are read.
+
+    Raises:
+        CheckpointError: no folder of a model.
+        UnknownNameError: no such label.
+        InvalidArgumentError: several labels and none chosen, or one chosen where there are none.
+        MissingExtraError: transformers is not installed.
+    """
+    _find_label(load_config(path), label, path)
 
 
 def _find_label(config: Any, label: str | int | None, path: str | os.PathLike[str]) -> int | None:

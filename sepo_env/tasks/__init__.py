@@ -10,6 +10,7 @@ import json
 from importlib import import_module
 from typing import Any
 
+from sepo_env.arguments import checked
 from sepo_env.errors import InvalidArgumentError, UnknownNameError, UnknownOptionError
 from sepo_env.tasks.alphabet import AlphabetTask
 from sepo_env.tasks.base import MASK_LETTER, Task
@@ -25,6 +26,7 @@ TASKS_WITH_ARTEFACTS: tuple[str, ...] = ("dna_enhancer",)
 """Those that also run on a folder of published artefacts."""
 
 
+@checked
 def make(name: str, **options: Any) -> Task:
     """The task of that name, with its own options.
 
@@ -47,6 +49,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
+@checked
 def options_from_json(text: str) -> dict[str, Any]:
     """The options of a task as command lines take them, a JSON object.
 

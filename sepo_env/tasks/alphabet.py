@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sepo_env.denoisers import Denoiser
+from sepo_env.arguments import Size, checked
+from sepo_env.denoisers import DenoiserArgument
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.errors import InvalidArgumentError, InvalidTokensError
-from sepo_env.tasks.base import Task
+from sepo_env.tasks.base import Task, check_texts
 
 
 class AlphabetTask(Task):
@@ -32,15 +32,16 @@ class AlphabetTask(Task):
         InvalidArgumentError: the alphabet does not fit the graph, or the denoiser does not fit the task.
     """
 
+    @checked
     def __init__(
         self,
         *,
         name: str,
         alphabet: str,
-        length: int,
+        length: Size,
         process: DiffusionProcess,
-        num_steps: int,
-        denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        num_steps: Size,
+        denoiser: DenoiserArgument | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         if len(alphabet) != process.graph.num_tokens or len(set(alphabet)) != len(alphabet):
@@ -71,8 +72,7 @@ class AlphabetTask(Task):
         Raises:
             InvalidTokensError: another length, or a letter that is not in the alphabet.
         """
-        if isinstance(sequences, str):
-            raise InvalidTokensError("encode takes a list of strings, got one string; write encode([sequence]).")
+        sequences = check_texts(sequences)
         ids = {letter: token for token, letter in enumerate(self._letters.tolist())}
         rows = []
         for index, sequence in enumerate(sequences):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import PathArgument, Size, checked
 from sepo_env.denoisers import Denoiser
 from sepo_env.errors import ArtefactsError, HeldOutRewardError
 from sepo_env.rewards import OracleEnsemble, OracleReward, Reward
@@ -45,7 +45,8 @@ class Artefacts:
         HeldOutRewardError: one file is both the training and the held-out oracle.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], length: int = 200) -> None:
+    @checked
+    def __init__(self, folder: PathArgument, length: Size = 200) -> None:
         self.folder = resolve_folder(folder)
         self.length = length
         self.paths = find(self.folder)

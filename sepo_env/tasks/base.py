@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sepo_env.arguments import Seed, Size, checked
-from sepo_env.denoisers import Denoiser, as_denoiser, load_denoiser
+from sepo_env.arguments import Seed, Size, checked, shown
+from sepo_env.denoisers import Denoiser, DenoiserArgument, as_denoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.diffusion.likelihood import elbo
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError
@@ -37,14 +36,15 @@ class Task(ABC):
     r"""A world without its dynamics: what the sequences are, how they are denoised, what they are worth.
 
     A subclass gives the pretrained denoiser, the registry of rewards and the metrics; environments, agents and
-    benchmarks read everything else from here. Heavy parts (weights, oracles) are loaded when first asked for.
+    benchmarks read everything else from here. Its own heavy parts (weights, oracles) are loaded when first asked for.
 
     Args:
         name: the key of the task in `sepo_env.tasks.TASKS`.
         length: L, the number of positions.
         process: the diffusion process over the V tokens.
         num_steps: K, the number of reverse steps unless something else is asked for.
-        denoiser: another pretrained network than the task's own: a live one, or the path of a checkpoint.
+        denoiser: another pretrained network than the task's own: a live one, or the path of a checkpoint, which is
+            read at once.
         trust_remote_code: run Python code that the folder of a masked language model as ``denoiser`` brings along; it
             can do whatever you can.
 
@@ -56,7 +56,8 @@ class Task(ABC):
         prompt_set: the prompts that `prompt` draws from, unless a subclass draws otherwise; None: no prompts.
 
     Raises:
-        InvalidArgumentError: the denoiser does not fit the task.
+        CheckpointError: the denoiser's file is missing, or is none.
+        InvalidArgumentError: the denoiser does not fit the task, or an argument of another type or out of range.
     """
 
     training_reward: str
@@ -65,14 +66,17 @@ class Task(ABC):
     mask_letter: str = MASK_LETTER
     prompt_set: PromptSet | None = None
 
+    _denoiser: Denoiser | None = None
+
+    @checked
     def __init__(
         self,
         *,
         name: str,
-        length: int,
+        length: Size,
         process: DiffusionProcess,
-        num_steps: int,
-        denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        num_steps: Size,
+        denoiser: DenoiserArgument | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         self.name = name
@@ -81,7 +85,8 @@ class Task(ABC):
         self.num_steps = num_steps
         self._given_denoiser = as_denoiser(denoiser) if isinstance(denoiser, nn.Module) else denoiser
         self._trust_remote_code = trust_remote_code
-        self._denoiser: Denoiser | None = None
+        if denoiser is not None:
+            _ = self.denoiser  # what cannot be read, or does not fit, is said where it was given
 
     @property
     def num_tokens(self) -> int:
@@ -203,6 +208,7 @@ class Task(ABC):
         """
         return None if self.prompt_set is None else self.prompt_set.draw(keys)
 
+    @checked
     def start_from(self, prompts: str | Sequence[str]) -> None:
         """Make the task conditional: each episode starts from one of these prompts, drawn evenly.
 
@@ -283,6 +289,9 @@ class Task(ABC):
 
     def _check_tokens(self, tokens: Tensor) -> None:
         """Raise unless ``tokens`` are ``(B, L)`` of ids 0 .. V."""
+        if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.is_complex():
+            kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
+            raise InvalidTokensError(f"tokens are {kind}; give a tensor of integers (B, L).")
         if tokens.ndim != 2:
             raise InvalidShapeError("tokens", tokens.shape, "(B, L)")
         if tokens.numel() == 0:
@@ -299,6 +308,12 @@ class Task(ABC):
                 f"the denoiser reads {denoiser.num_tokens} tokens at length {denoiser.length}, but {self.name} has "
                 f"{self.num_tokens} at length {self.length}; give a denoiser of this task."
             )
+        read, needed = denoiser.core.vocab_size, self.process.graph.vocab_size
+        if read is not None and read < needed:
+            raise InvalidArgumentError(
+                f"the denoiser reads {read} ids and no MASK, but the states of {self.name} hold {needed}; give one of "
+                "an absorbing graph."
+            )
         return denoiser
 
     def __repr__(self) -> str:
@@ -311,3 +326,16 @@ def _letters(token_texts: Sequence[str]) -> str:
         return "".join(token_texts)
     digest = hashlib.sha256(json.dumps(list(token_texts)).encode()).hexdigest()
     return f"{len(token_texts)} tokens, sha256 {digest[:16]}"
+
+
+def check_texts(texts: Any) -> Sequence[str]:
+    """Strings to encode, as they are.
+
+    Raises:
+        InvalidTokensError: one string alone, or something else than strings.
+    """
+    if isinstance(texts, str):
+        raise InvalidTokensError("encode takes a list of strings, got one string; write encode([sequence]).")
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise InvalidTokensError(f"encode takes a list of strings, got {shown(texts)}; give [sequence, ...].")
+    return texts

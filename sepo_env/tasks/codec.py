@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ _WORDS = re.compile(rf"[{_PUNCTUATION}]| ?[^ {_PUNCTUATION}]+| ")
 """Words carry the space before them, punctuation is parted from them."""
 
 
+@runtime_checkable
 class Codec(Protocol):
     """What a task of text asks of a tokenizer; those of other libraries can be wrapped to fit.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import PathArgument, Seed, Size, WholeNumber, checked
 from sepo_env.assets import asset_path
-from sepo_env.denoisers import Denoiser, load_denoiser
+from sepo_env.denoisers import Denoiser, DenoiserArgument, load_denoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, Schedule, make_schedule
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.rewards import OracleReward, Reward, gc_content, load_oracle
@@ -85,14 +85,15 @@ class DNAEnhancerTask(AlphabetTask):
     training_reward = "activity"
     held_out_reward = "held_out_activity"
 
+    @checked
     def __init__(
         self,
         *,
         schedule: str | Schedule = "log-linear",
-        num_steps: int = 128,
-        denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        num_steps: Size = 128,
+        denoiser: DenoiserArgument | None = None,
         trust_remote_code: bool = False,
-        artefacts: str | os.PathLike[str] | None = None,
+        artefacts: PathArgument | None = None,
         prompt: str | Sequence[str] | None = None,
         flanks: Sequence[str] | None = None,
         motifs: Motifs | None = None,
@@ -108,6 +109,8 @@ class DNAEnhancerTask(AlphabetTask):
             denoiser=denoiser,
             trust_remote_code=trust_remote_code,
         )
+        if self.artefacts is not None:
+            _ = self.denoiser  # a file that is no denoiser is said where the folder was given
         if flanks is not None or motifs is not None:
             if prompt is not None:
                 raise InvalidArgumentError(
@@ -137,7 +140,7 @@ class DNAEnhancerTask(AlphabetTask):
     @property
     def fingerprints(self) -> dict[str, str]:
         """Those of the published artefacts; none on the shipped assets."""
-        return {} if self.artefacts is None else self.artefacts.fingerprints
+        return {} if self.artefacts is None else dict(self.artefacts.fingerprints)
 
     @property
     def reference(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -147,18 +150,19 @@ class DNAEnhancerTask(AlphabetTask):
         `Artefacts.tables` those of published artefacts.
         """
         if self.artefacts is not None:
-            return self.artefacts.tables
+            return {name: table.copy() for name, table in self.artefacts.tables.items()}
         with np.load(asset_path("dna_enhancer_tables.npz")) as tables, np.load(asset_path("dna_motifs.npz")) as motifs:
             return {**tables, **{name: motifs[name] for name in motifs if name.startswith("motifs_")}}
 
+    @checked
     def metrics(
         self,
         tokens: Tensor,
         *,
         prompt_mask: Tensor | None = None,
-        num_likelihood_steps: int = LIKELIHOOD_STEPS,
-        likelihood_samples: int | None = None,
-        seed: int = 0,
+        num_likelihood_steps: Size = LIKELIHOOD_STEPS,
+        likelihood_samples: WholeNumber | None = None,
+        seed: Seed = 0,
     ) -> dict[str, float]:
         """The published metrics that the assets allow, and how far the two activity oracles have drifted apart.
 

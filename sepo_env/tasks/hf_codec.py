@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+from sepo_env.arguments import Count, PathArgument, checked
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.hugging_face import encode_texts, load_tokenizer
 
@@ -27,7 +27,8 @@ class HuggingFaceCodec:
         InvalidArgumentError: the tokenizer has more tokens than the denoiser.
     """
 
-    def __init__(self, tokenizer: Any, num_tokens: int) -> None:
+    @checked
+    def __init__(self, tokenizer: Any, num_tokens: Count) -> None:
         if len(tokenizer) > num_tokens:
             raise InvalidArgumentError(
                 f"the tokenizer has {len(tokenizer)} tokens, but the denoiser reads {num_tokens}; give the folder of "
@@ -79,7 +80,8 @@ class HuggingFaceCodec:
         return text
 
 
-def load_codec(path: str | os.PathLike[str], num_tokens: int) -> HuggingFaceCodec:
+@checked
+def load_codec(path: PathArgument, num_tokens: Count) -> HuggingFaceCodec:
     """Read a tokenizer from a folder, or a hub id ``"hub:owner/name"``, without running code of its own.
 
     Raises:

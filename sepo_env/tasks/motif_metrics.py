@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Gt, Lt
 from scipy.stats import rankdata
 from torch import Tensor
 
-from sepo_env.errors import InvalidArgumentError, InvalidShapeError
+from sepo_env.arguments import checked
+from sepo_env.errors import InvalidShapeError
 from sepo_env.tasks.metrics import check_tokens, pearson
 from sepo_env.tasks.motifs import FloatArray, MotifCollection
 
 P_VALUE = 1e-3
 """Of published counts: a motif's share of hits among the windows of uniformly random sequences."""
+PValue = Annotated[float, Gt(0), Lt(1)]
 _NUM_LETTERS = 4
 _BIN = 0.1
 """Width of the score bins of the p-values, in bits."""
@@ -29,7 +33,8 @@ _SCORE_BUDGET = 2**18
 """Scores that `motif_counts` holds at a time (2 MB, which caches hold)."""
 
 
-def motif_thresholds(motifs: MotifCollection, p_value: float = P_VALUE) -> FloatArray:
+@checked
+def motif_thresholds(motifs: MotifCollection, p_value: PValue = P_VALUE) -> FloatArray:
     r"""The score that a window of uniformly random letters reaches with a probability below ``p_value``.
 
     Log-odds are rounded to bins of 0.1 bits, :math:`n_{j,a} = \mathrm{round}(s_{j,a} / 0.1)`. The law of a window's
@@ -54,8 +59,6 @@ def motif_thresholds(motifs: MotifCollection, p_value: float = P_VALUE) -> Float
     >>> motif_thresholds(one, 0.3).round(1).tolist()  # one bin above what C, G and T score
     [-11.2]
     """
-    if not 0.0 < p_value < 1.0:
-        raise InvalidArgumentError(f"p_value is {p_value}; a probability between 0 and 1 is needed, such as {P_VALUE}.")
     return np.array([_threshold(np.round(scores / _BIN).astype(np.int64), p_value) for scores in motifs.log_odds])
 
 
@@ -72,7 +75,8 @@ def _threshold(bins: npt.NDArray[np.int64], p_value: float) -> float:
     return float(lowest.sum() + np.count_nonzero(tail >= p_value)) * _BIN
 
 
-def motif_counts(tokens: Tensor, motifs: MotifCollection, p_value: float = P_VALUE) -> Tensor:
+@checked
+def motif_counts(tokens: Tensor, motifs: MotifCollection, p_value: PValue = P_VALUE) -> Tensor:
     r"""How many windows of all sequences together, on either strand, score above each motif's threshold.
 
     .. math:: c_m = \sum_b \sum_i 1\Big[\sum_j s_{j, x_{b,i+j}} > t_m\Big]
@@ -131,8 +135,9 @@ def _by_width(motifs: MotifCollection) -> Iterator[tuple[npt.NDArray[np.int64], 
         yield np.array(members), np.concatenate([forward, forward[:, ::-1, ::-1]])
 
 
+@checked
 def motif_correlation(
-    tokens: Tensor, reference_counts: Tensor, motifs: MotifCollection, p_value: float = P_VALUE
+    tokens: Tensor, reference_counts: Tensor, motifs: MotifCollection, p_value: PValue = P_VALUE
 ) -> Tensor:
     r"""Spearman's rank correlation, over motifs, of their counts in the samples and in reference sequences.
 

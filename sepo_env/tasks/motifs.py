@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from sepo_env.arguments import PathArgument, check_fields, checked
 from sepo_env.assets import asset_path
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidShapeError
 from sepo_env.textfile import read_text
@@ -29,7 +30,7 @@ class MotifCollection:
     Attributes:
         names: M names.
         probabilities: M arrays, float64 ``(w, 4)`` with a width w of their own: rows are positions and sum to 1 (to
-            within 0.01), columns are A, C, G, T.
+            within 0.01), columns are A, C, G, T. What is kept are copies, read-only.
 
     Raises:
         InvalidShapeError: a matrix is not ``(w, 4)``, or there is not one matrix a name.
@@ -40,6 +41,7 @@ class MotifCollection:
     probabilities: tuple[FloatArray, ...]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if len(self.names) != len(self.probabilities) or not self.names:
             raise InvalidShapeError("probabilities", (len(self.probabilities),), f"one a name, {len(self.names)} > 0")
         for name, matrix in zip(self.names, self.probabilities, strict=True):
@@ -51,6 +53,11 @@ class MotifCollection:
                     f"motif {name!r}: the probabilities of each position are to be at least 0 and sum to 1; divide "
                     "counts by their sum."
                 )
+        # Copies that nobody writes into: the shipped collection is shared by all.
+        kept = tuple(matrix.astype(np.float64) for matrix in self.probabilities)
+        for matrix in kept:
+            matrix.setflags(write=False)
+        object.__setattr__(self, "probabilities", kept)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -61,7 +68,8 @@ class MotifCollection:
         return tuple(np.log2((matrix + _PSEUDOCOUNT) * len(_LETTERS)) for matrix in self.probabilities)
 
 
-def read_meme(path: str | os.PathLike[str]) -> MotifCollection:
+@checked
+def read_meme(path: PathArgument) -> MotifCollection:
     """Read the letter-probability matrices of a file in the MEME format (minimal or full, version 4 or later).
 
     A motif's name is its identifier and, where there is one, its alternate name, as in ``MA0004.1 Arnt``.
@@ -110,7 +118,8 @@ def _read_matrix(path: str | os.PathLike[str], lines: list[str], start: int) -> 
     return np.array(rows)
 
 
-def load_motifs(path: str | os.PathLike[str]) -> MotifCollection:
+@checked
+def load_motifs(path: PathArgument) -> MotifCollection:
     """Read a collection from the arrays ``names``, ``widths`` and ``counts`` of an npz file, as the shipped one is.
 
     ``counts`` holds how often each letter was seen, ``(sum of the widths, 4)``; a motif's probabilities are its counts

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import Count, PathArgument, checked
 from sepo_env.device import find_device
 from sepo_env.errors import CheckpointError, InvalidArgumentError
 from sepo_env.hugging_face import load_folder, text_room
@@ -39,13 +40,14 @@ class Perplexity:
         MissingExtraError: transformers is not installed.
     """
 
+    @checked
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: PathArgument,
         *,
-        batch_size: int = 4,
-        max_length: int | None = None,
-        device: str | torch.device = "cpu",
+        batch_size: Count = 4,
+        max_length: Count | None = None,
+        device: str | torch.device | int = "cpu",
     ) -> None:
         self.device = find_device(device)
         model, self.tokenizer = load_folder(path, "AutoModelForCausalLM")

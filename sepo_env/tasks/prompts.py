@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import checked, shown
 from sepo_env.diffusion.random import keys_from_seed, uniforms
 from sepo_env.errors import InvalidPromptError, InvalidTokensError
 
@@ -31,15 +31,26 @@ _PROMPT_COUNTER = -1
 Motifs = Mapping[int | str, str] | Iterable[tuple[int | str, str]]
 
 
-@dataclass(frozen=True)
 class PromptSet:
     """Prompts to start episodes from, each as likely as the others.
 
-    Attributes:
+    Args:
         tokens: int64 ``(P, L)``, the id V where free.
+
+    Raises:
+        InvalidPromptError: another shape or dtype, or no prompt at all.
     """
 
-    tokens: Tensor
+    @checked
+    def __init__(self, tokens: Tensor) -> None:
+        if tokens.dtype != torch.int64 or tokens.ndim != 2 or not tokens.numel():
+            raise InvalidPromptError(f"prompts are {tokens.dtype} of shape {tuple(tokens.shape)}; give int64 (P, L).")
+        self._tokens = tokens.clone()
+
+    @property
+    def tokens(self) -> Tensor:
+        """The prompts, int64 ``(P, L)``, the id V where free; a copy."""
+        return self._tokens.clone()
 
     @classmethod
     def of(cls, task: Task, prompts: Sequence[str]) -> PromptSet:
@@ -61,12 +72,12 @@ class PromptSet:
     @property
     def fingerprint(self) -> str:
         """A short hash of the prompts: runs on others are other runs."""
-        return _hash(self.tokens)
+        return _hash(self._tokens)
 
     def draw(self, keys: Tensor) -> Tensor:
         """One prompt for each key: int64 ``(B,)`` -> ``(B, L)``; a function of the key alone."""
         choice = uniforms(keys, _PROMPT_COUNTER, 1)[:, 0]
-        return self.tokens.to(keys.device)[(choice * len(self.tokens)).long()]
+        return self._tokens.to(keys.device)[(choice * len(self._tokens)).long()]
 
 
 def prompts_fingerprint(task: Task) -> str | None:
@@ -125,7 +136,7 @@ def resolve_prompts(task: Task, prompt: Any, keys: Tensor) -> Tensor | None:
 def _holds_strings(prompt: Any) -> bool:
     return (
         isinstance(prompt, Sequence)
-        and any(isinstance(entry, str) for entry in prompt)
+        and len(prompt) > 0
         and all(entry is None or isinstance(entry, str) for entry in prompt)
     )
 
@@ -173,13 +184,12 @@ def prompt_template(
     """
     parts: list[tuple[str, int, str]] = []
     if flanks is not None:
-        if isinstance(flanks, str) or len(flanks) != 2:
-            raise InvalidPromptError(f"flanks are two strings, the beginning and the end; got {flanks!r}.")
+        if not isinstance(flanks, (list, tuple)) or [type(flank) for flank in flanks] != [str, str]:
+            raise InvalidPromptError(f"flanks are two strings, the beginning and the end; got {shown(flanks)}.")
         first, last = flanks
         parts += [("the first flank", 0, first), ("the last flank", length - len(last), last)]
         parts = [part for part in parts if part[2]]
-    pairs = () if motifs is None else motifs.items() if isinstance(motifs, Mapping) else motifs
-    parts += [(f"the motif {letters!r} at {start}", _position(start), letters) for start, letters in pairs]
+    parts += [(f"the motif {letters!r} at {start}", start, letters) for start, letters in _sites(motifs)]
     template, owner = [FREE] * length, [""] * length
     for name, start, letters in parts:
         unknown = next((letter for letter in letters if letter not in alphabet + FREE), None)
@@ -199,6 +209,21 @@ def prompt_template(
     if FREE not in template:
         raise InvalidPromptError("flanks and motifs give every position, so that nothing is left to generate.")
     return "".join(template)
+
+
+def _sites(motifs: Motifs | None) -> list[tuple[int, str]]:
+    """Positions and letters of the motifs."""
+    given: Any = () if motifs is None else motifs.items() if isinstance(motifs, Mapping) else motifs
+    try:
+        pairs = [(start, letters) for start, letters in given]
+    except (TypeError, ValueError) as error:
+        raise InvalidPromptError(
+            f"motifs are {shown(motifs)}, but must be pairs of a position and letters; give {{96: 'TGACTCA'}}."
+        ) from error
+    for start, letters in pairs:
+        if not isinstance(letters, str):
+            raise InvalidPromptError(f"the motif at {start!r} is {shown(letters)}, but must be letters.")
+    return [(_position(start), letters) for start, letters in pairs]
 
 
 def _position(start: int | str) -> int:

@@ -7,21 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sepo_env.arguments import PathArgument, Seed, Size, WholeNumber, checked
 from sepo_env.assets import asset_path
-from sepo_env.denoisers import Denoiser, MaskedLMDenoiser, SEDDDenoiser, load_denoiser
+from sepo_env.denoisers import Denoiser, DenoiserArgument, MaskedLMDenoiser, SEDDDenoiser, as_denoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess, LogLinear, Schedule, make_graph, make_schedule
 from sepo_env.errors import HeldOutRewardError, InvalidArgumentError, InvalidPromptError
 from sepo_env.rewards import Reward, SentimentReward, SequenceClassifierReward, VaderReward, load_sentiment
+from sepo_env.rewards.sequence_classifier import check_classifier
 from sepo_env.tasks import metrics
 from sepo_env.tasks.codec import Codec, WordPieceCodec
 from sepo_env.tasks.hf_codec import load_codec
 from sepo_env.tasks.prompt_file import load_prompt_set
 from sepo_env.tasks.text_sentiment import LENGTH as SHIPPED_LENGTH
 from sepo_env.tasks.tokenizer import TokenizerTask
-
-Path = str | os.PathLike[str]
 
 DEFAULT_LENGTH = 128
 _MOST_STEPS = 128
@@ -81,20 +81,21 @@ class TextRLHFTask(TokenizerTask):
         MissingExtraError: transformers (extra ``hf``) is needed and not installed.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        denoiser: Denoiser | Path | None = None,
+        denoiser: DenoiserArgument | None = None,
         trust_remote_code: bool = False,
-        tokenizer: Path | None = None,
-        prompts: Path | None = None,
+        tokenizer: PathArgument | None = None,
+        prompts: PathArgument | None = None,
         prompt: str | Sequence[str] | None = None,
-        reward_model: Path | None = None,
+        reward_model: PathArgument | None = None,
         label: str | int | None = None,
-        held_out_model: Path | None = None,
+        held_out_model: PathArgument | None = None,
         held_out_label: str | int | None = None,
-        length: int | None = None,
-        num_steps: int | None = None,
+        length: Size | None = None,
+        num_steps: Size | None = None,
         end_of_text: bool = True,
         schedule: str | Schedule | None = None,
     ) -> None:
@@ -104,6 +105,9 @@ class TextRLHFTask(TokenizerTask):
             raise HeldOutRewardError(
                 f"{reward_model} is to train and to judge; give another folder as held_out_model, or leave it out."
             )
+        for path, name in ((reward_model, label), (held_out_model, held_out_label)):
+            if path is not None:
+                check_classifier(path, name)
         self._reward_model, self._label = reward_model, label
         self._held_out_model, self._held_out_label = held_out_model, held_out_label
         self._ships = denoiser is None
@@ -111,6 +115,7 @@ class TextRLHFTask(TokenizerTask):
         core: Any = model.core
         codec = _find_codec(core, tokenizer, shipped=self._ships)
         length = _find_length(core, length, shipped=self._ships)
+        self._denoiser = model  # so that it is not read twice
         super().__init__(
             name="text_rlhf",
             codec=codec,
@@ -190,14 +195,15 @@ class TextRLHFTask(TokenizerTask):
             )
         return super().make_reward(spec, **options)
 
+    @checked
     def metrics(
         self,
         tokens: Tensor,
         *,
         prompt_mask: Tensor | None = None,
-        likelihood_samples: int = 0,
-        num_likelihood_steps: int = 32,
-        seed: int = 0,
+        likelihood_samples: WholeNumber = 0,
+        num_likelihood_steps: Size = 32,
+        seed: Seed = 0,
     ) -> dict[str, float]:
         """What judge and reward say of the texts, how different they are, and how natural to the pretrained denoiser.
 
@@ -232,7 +238,7 @@ class TextRLHFTask(TokenizerTask):
         return {**figures, **self.distinct(tokens, prompt_mask), **self.diversity(tokens)}
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(one: PathArgument, other: PathArgument) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
@@ -240,14 +246,14 @@ def _is_masked_lm(denoiser: Denoiser) -> bool:
     return isinstance(denoiser, MaskedLMDenoiser)
 
 
-def _load(denoiser: Denoiser | Path | None, trust_remote_code: bool) -> Any:
-    if isinstance(denoiser, Denoiser):
-        return denoiser
+def _load(denoiser: DenoiserArgument | None, trust_remote_code: bool) -> Any:
+    if isinstance(denoiser, nn.Module):
+        return as_denoiser(denoiser)
     path = asset_path("text_denoiser.safetensors") if denoiser is None else denoiser
     return load_denoiser(path, trust_remote_code=trust_remote_code)
 
 
-def _find_codec(denoiser: Any, tokenizer: Path | None, *, shipped: bool) -> Codec:
+def _find_codec(denoiser: Any, tokenizer: PathArgument | None, *, shipped: bool) -> Codec:
     """The codec of a denoiser: the shipped one's, a masked language model's own, or that of a tokenizer's folder."""
     if shipped or _is_masked_lm(denoiser):
         if tokenizer is not None:
@@ -268,8 +274,8 @@ def _find_length(denoiser: Any, length: int | None, *, shipped: bool) -> int:
     if length is None:
         fallback = SHIPPED_LENGTH if shipped else min(DEFAULT_LENGTH, room or DEFAULT_LENGTH)
         return denoiser.length or fallback
-    if length < 1 or (room is not None and length > room):
-        raise InvalidArgumentError(f"length is {length}, but must be from 1 to {room or 'what memory allows'}.")
+    if room is not None and length > room:
+        raise InvalidArgumentError(f"length is {length}, but must be from 1 to {room}: the model has room for no more.")
     return length
 
 

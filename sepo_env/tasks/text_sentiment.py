@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import Seed, Size, WholeNumber, checked
 from sepo_env.assets import asset_path
-from sepo_env.denoisers import Denoiser, load_denoiser
+from sepo_env.denoisers import Denoiser, DenoiserArgument, load_denoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, Schedule, make_schedule
 from sepo_env.rewards import Reward, SentimentReward, VaderReward, load_sentiment
 from sepo_env.tasks import metrics
@@ -64,12 +64,13 @@ class TextSentimentTask(TokenizerTask):
     training_reward = "sentiment"
     held_out_reward = "vader"
 
+    @checked
     def __init__(
         self,
         *,
         schedule: str | Schedule = "log-linear",
-        num_steps: int = LENGTH,
-        denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        num_steps: Size = LENGTH,
+        denoiser: DenoiserArgument | None = None,
         trust_remote_code: bool = False,
         prompt: str | Sequence[str] | None = None,
     ) -> None:
@@ -102,14 +103,15 @@ class TextSentimentTask(TokenizerTask):
         with np.load(asset_path("text_sentiment_tables.npz")) as tables:
             return dict(tables)
 
+    @checked
     def metrics(
         self,
         tokens: Tensor,
         *,
         prompt_mask: Tensor | None = None,
-        num_likelihood_steps: int = LENGTH,
-        likelihood_samples: int | None = None,
-        seed: int = 0,
+        num_likelihood_steps: Size = LENGTH,
+        likelihood_samples: WholeNumber | None = None,
+        seed: Seed = 0,
     ) -> dict[str, float]:
         """How positive the texts are to both rewards, how natural to the pretrained denoiser, and how different.
 

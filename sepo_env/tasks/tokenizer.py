@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from sepo_env.denoisers import Denoiser
+from sepo_env.arguments import Size, checked
+from sepo_env.denoisers import DenoiserArgument
 from sepo_env.diffusion import DiffusionProcess
-from sepo_env.errors import InvalidArgumentError, InvalidTokensError
+from sepo_env.errors import InvalidArgumentError
 from sepo_env.tasks import metrics
-from sepo_env.tasks.base import Task
+from sepo_env.tasks.base import Task, check_texts
 from sepo_env.tasks.codec import Codec
 
 
@@ -38,15 +38,16 @@ class TokenizerTask(Task):
 
     mask_letter = "_"
 
+    @checked
     def __init__(
         self,
         *,
         name: str,
         codec: Codec,
-        length: int,
+        length: Size,
         process: DiffusionProcess,
-        num_steps: int,
-        denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        num_steps: Size,
+        denoiser: DenoiserArgument | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         if codec.num_tokens != process.graph.num_tokens:
@@ -76,8 +77,7 @@ class TokenizerTask(Task):
         Raises:
             InvalidTokensError: a text of more tokens than L, or with a letter that the codec does not know.
         """
-        if isinstance(sequences, str):
-            raise InvalidTokensError("encode takes a list of strings, got one string; write encode([sequence]).")
+        sequences = check_texts(sequences)
         return self.codec.encode(sequences, self.length, self.mask_letter)
 
     def decode(self, tokens: Tensor) -> list[str]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from sepo_env.denoisers import Denoiser, Parameterisation, TabularDenoiser
+from sepo_env.arguments import Seed, Size, checked
+from sepo_env.denoisers import Denoiser, DenoiserArgument, Parameterisation, TabularDenoiser
 from sepo_env.diffusion import DiffusionProcess, Schedule, make_graph, make_schedule
 from sepo_env.diffusion.enumeration import all_states, ancestral_law, expected_reward, first_hitting_law, state_index
 from sepo_env.diffusion.process import DenoiserLike
 from sepo_env.diffusion.random import uniforms
-from sepo_env.errors import InvalidArgumentError
 from sepo_env.rewards import Reward
 from sepo_env.rewards.base import RewardRole
 from sepo_env.tasks.alphabet import AlphabetTask
@@ -90,26 +90,22 @@ class ToyTask(AlphabetTask):
     training_reward = "table"
     held_out_reward = "held_out_table"
 
+    @checked
     def __init__(
         self,
         *,
-        num_tokens: int = 3,
-        length: int = 4,
+        num_tokens: Annotated[int, Ge(2), Le(len(_LETTERS))] = 3,
+        length: Annotated[int, Ge(2), Le(6)] = 4,
         graph: str = "absorbing",
         schedule: str | Schedule = "log-linear",
-        num_steps: int = 8,
+        num_steps: Size = 8,
         parameterisation: Parameterisation = "posterior",
         prompted: bool = False,
         prompt: str | Sequence[str] | None = None,
-        seed: int = 0,
-        denoiser: Denoiser | str | os.PathLike[str] | None = None,
+        seed: Seed = 0,
+        denoiser: DenoiserArgument | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        if not (2 <= num_tokens <= 4 and 2 <= length <= 6):
-            raise InvalidArgumentError(
-                f"the toy has 2 to 4 tokens and 2 to 6 positions, so that it can be enumerated; got {num_tokens} and "
-                f"{length}."
-            )
         super().__init__(
             name="toy",
             alphabet=_LETTERS[:num_tokens],
@@ -124,7 +120,25 @@ class ToyTask(AlphabetTask):
             self.start_from(prompt)
         self.parameterisation: Parameterisation = parameterisation
         self.seed = seed
-        self.reward_table, self.held_out_table = self._draw_reward_tables()
+        self._reward_table, self._held_out_table = self._draw_reward_tables()
+
+    @property
+    def reward_table(self) -> Tensor:
+        """The training reward of each sequence, ``(V ** L,)``; a copy."""
+        return self._reward_table.clone()
+
+    @reward_table.setter
+    def reward_table(self, table: Tensor) -> None:
+        self._reward_table = table.clone()
+
+    @property
+    def held_out_table(self) -> Tensor:
+        """The judge's value of each sequence, ``(V ** L,)``; a copy."""
+        return self._held_out_table.clone()
+
+    @held_out_table.setter
+    def held_out_table(self, table: Tensor) -> None:
+        self._held_out_table = table.clone()
 
     def _draw_reward_tables(self) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self.seed + 1)
@@ -174,7 +188,7 @@ class ToyTask(AlphabetTask):
     def all_prompts(self) -> Tensor:
         """Every prompt that `prompt` may draw, each equally likely, int64 ``(P, L)``; one free row if unconditional."""
         if self.prompt_set is not None:
-            return self.prompt_set.tokens
+            return self.prompt_set.tokens.clone()
         free = torch.full((self.length, self.length), self.num_tokens)
         if not self.conditional:
             return free[:1]

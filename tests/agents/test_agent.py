@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,6 @@ from sepo_env.errors import (
 )
 from sepo_env.rewards import Reward
 from sepo_env.tasks import make
-from sepo_env.tasks.prompts import PromptSet
 from sepo_env.tasks.toy import ToyTask
 
 SMALL: dict[str, Any] = {"num_iterations": 2, "batch_size": 8, "num_steps": 4, "eval_every": 0, "tensorboard": "off"}
@@ -199,7 +199,7 @@ def test_an_agent_remembers_its_prompts(tmp_path: Path) -> None:
     cases = (([[0, 1]], "no tokens"), ([0, 0, 0, 0], "no tokens"), ([[0, 3, 3, 3]], "does not draw the prompts"))
     for wrong, message in cases:
         other = make("toy")
-        other.prompt_set = PromptSet(torch.tensor(wrong))
+        other.prompt_set = SimpleNamespace(tokens=torch.tensor(wrong))
         save_agent(tmp_path / "wrong", config, agent.denoiser.state_dict(), other)
         with pytest.raises(CheckpointError, match=message):
             Agent.load(tmp_path / "wrong", device="cpu")

@@ -281,7 +281,11 @@ def test_each_loader_refuses_the_other_model(fixtures):
             r"expected \(12, 32\), found \(13, 32\)",
         ),
         ("sedd/absorb", {"noise": {"type": "cosine"}}, "expected noise.type to be among"),
-        ("sedd/uniform", {"noise": {"sigma_min": -1}}, "Geometric needs 0 < sigma_min"),
+        (
+            "sedd/uniform",
+            {"noise": {"sigma_min": -1}},
+            "sigma_min is -1.0 .float., but must be a finite number above 0",
+        ),
         ("sedd/uniform", {"noise": {"sigma_max": "20"}}, "expected noise.sigma_max to be of type float, found '20'"),
         ("sedd/uniform", {"model": {"n_blocks": 2.0}}, "expected model.n_blocks to be of type int, found 2.0"),
     ],

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -52,12 +53,27 @@ def test_closed_forms_at_half_time():
 
 
 @pytest.mark.parametrize(
-    "build",
-    [lambda: LogLinear(0.0), lambda: Cosine(1.5), lambda: Geometric(2.0, 1.0), lambda: Linear(-1.0, 1.0)],
+    ("build", "words"),
+    [
+        (lambda: LogLinear(0.0), "^eps is 0.0"),
+        (lambda: Cosine(1.5), "^eps is 1.5"),
+        (lambda: Cosine("0.1"), "^eps is '0.1'"),
+        (lambda: LogLinear(math.nan), "^eps is nan"),
+        (lambda: Geometric(2.0, 1.0), "grows from sigma_min to sigma_max"),
+        (lambda: Geometric(0.0, 1.0), "^sigma_min is 0.0"),
+        (lambda: Linear(-1.0, 1.0), "^sigma_min is -1.0"),
+        (lambda: Linear(1, 1), "grows from sigma_min to sigma_max"),
+        (lambda: Linear(0, math.inf), "^sigma_max is inf"),
+    ],
 )
-def test_impossible_settings_are_refused(build):
-    with pytest.raises(InvalidArgumentError, match="needs"):
+def test_impossible_settings_are_refused(build, words):
+    with pytest.raises(InvalidArgumentError, match=words):
         build()
+
+
+def test_whole_numbers_are_numbers():
+    assert Linear(0, np.float32(10)) == Linear()
+    assert type(Linear(0, 10).sigma_max) is float
 
 
 def test_names():

@@ -169,6 +169,9 @@ def test_it_is_pickled_in_mid_episode(env_id, few_steps):
         ({"seed": [1, 2]}, "2 seeds for 3"),
         ({"options": {"reset_mask": np.zeros(3, dtype=bool)}}, "reset_mask"),
         ({"options": {"reset_mask": np.array([1, 0, 0])}}, "reset_mask"),
+        ({"options": {"reset_mask": [True, [True], False]}}, "reset_mask"),
+        ({"options": {"reset_mask": "yes"}}, "reset_mask"),
+        ({"options": {"reset_mask": np.ones((3, 1), dtype=bool)}}, "reset_mask"),
     ],
 )
 def test_resets_that_make_no_sense_are_refused(reset, words):

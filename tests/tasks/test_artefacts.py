@@ -10,7 +10,7 @@ import torch
 import sepo_env
 from sepo_env import tasks
 from sepo_env.denoisers.published import load_drakes
-from sepo_env.errors import ArtefactsError, HeldOutRewardError, InvalidArgumentError, UnknownNameError
+from sepo_env.errors import ArtefactsError, CheckpointError, HeldOutRewardError, InvalidArgumentError, UnknownNameError
 from sepo_env.rewards.grelu import load_grelu
 from sepo_env.tasks.artefact_files import ARTEFACTS, fingerprint
 from sepo_env.tasks.artefacts import Artefacts
@@ -142,8 +142,11 @@ def test_folders_as_users_write_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert relative.paths["data"].read_text() == "data"
     monkeypatch.chdir(tmp_path / "home" / "data")  # which "" must not mean
-    for nothing in ("", " ", "~nobody-of-that-name/data", 3):
+    for nothing in ("", " ", "~nobody-of-that-name/data"):
         with pytest.raises(ArtefactsError, match="names no folder"):
+            Artefacts(nothing)
+    for nothing in (3, b"data", None, ["data"]):
+        with pytest.raises(InvalidArgumentError, match="^folder is .* but must be text, or a path"):
             Artefacts(nothing)
 
 
@@ -320,8 +323,15 @@ def test_data_that_is_not_whole_is_refused_by_line(folder, tmp_path, text, words
         _ = Artefacts(tmp_path, length=3).tables
 
 
-def test_sequences_of_another_length_are_refused(tmp_path):
+def test_a_denoiser_that_is_none_is_named_where_the_folder_is_given(tmp_path):
     fill(tmp_path)
+    with pytest.raises(CheckpointError, match=r"pretrained\.ckpt: not a whole checkpoint"):
+        tasks.make("dna_enhancer", artefacts=tmp_path)
+    tasks.make("dna_enhancer", artefacts=tmp_path, denoiser=tasks.make("dna_enhancer").denoiser)
+
+
+def test_sequences_of_another_length_are_refused(folder, tmp_path):
+    shutil.copytree(folder / "mdlm", tmp_path / "mdlm")
     (tmp_path / PLACES["data"]).write_text("seq,hepg2,k562,sknsh\n" + 5 * f"{'ACG' * 50},1,1,1\n")
     task = tasks.make("dna_enhancer", artefacts=tmp_path)
     with pytest.raises(ArtefactsError, match="line 2 is no sequence of 200 letters .* .it has 150 letters"):
