@@ -18,6 +18,7 @@ from typing import Any
 
 import tyro
 
+from agents.agent import Agent
 from agents.before_after import as_text, judged, write_samples
 from agents.command_line import DIVERGED, DONE, FAILED, INTERRUPTED, WRONG_USAGE, flags_of, run, say, settings_of
 from agents.config import AgentConfig
@@ -25,7 +26,8 @@ from agents.lookup import named_task
 from agents.recovery import AGENT_FOLDER
 from agents.registry import AGENTS, agent_class
 from sepo_env import tasks
-from sepo_env.arguments import WholeNumber, check_fields
+from sepo_env.arguments import Positive, WholeNumber, check_fields
+from sepo_env.rewards import OnError
 
 _DESCRIPTION = f"""Fine-tune a discrete diffusion model by reinforcement learning.
 
@@ -43,6 +45,16 @@ class RunOptions:
     """Environment id or task name, such as DNAEnhancer-v0 or ToyCTMC-v0."""
     reward: str | None = None
     """Name of one of the task's training rewards; None takes the task's own."""
+    workers: WholeNumber = 0
+    """Processes over which a reward that is a function of strings is spread; 0 calls it in this one."""
+    timeout: Positive | None = None
+    """Seconds for one batch of rewards, with workers; None waits as long as it takes."""
+    on_error: OnError = "raise"
+    """What becomes of a sequence that the reward fails on: raise an error, or score it with the floor."""
+    floor: float | None = None
+    """Value of a sequence that the reward fails on; read with on_error=floor."""
+    cache: WholeNumber = 0
+    """Sequences whose rewards are kept, so that repeated ones are not scored again; 0: none."""
     prompt: tuple[str, ...] = ()
     """One or several texts, with the task's mask letter where free (? for DNA, _ for the shipped text worlds): the
     agent is trained on, and shows, sequences that keep one of them."""
@@ -72,7 +84,15 @@ def train(name: str, config: AgentConfig, options: RunOptions) -> int:
 
 def _train(name: str, config: AgentConfig, options: RunOptions) -> None:
     task = named_task(options.task, tasks.options_from_json(options.task_options))
-    agent = agent_class(name)(task, config=config, reward=options.reward, device=options.device)
+    scoring = {name: getattr(options, name) for name in ("workers", "timeout", "on_error", "floor")}
+    cache = options.cache or False
+    agent = agent_class(name)(task, config=config, reward=options.reward, cache=cache, device=options.device, **scoring)
+    with agent:
+        _run(agent, options)
+
+
+def _run(agent: Agent, options: RunOptions) -> None:
+    config = agent.config
     if options.prompt:
         agent.task.start_from(options.prompt)
     draw = partial(agent.sample_tokens, options.samples, seed=config.seed) if options.samples > 0 else None

@@ -185,3 +185,18 @@ def test_interruption_exits_with_130_and_says_how_to_go_on(
     assert "--resume" in shown
     assert main(flags(4, tmp_path, "--quiet", "--eval-every", "3", "--resume")) == 0
     assert [row["iteration"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_options_of_the_reward_are_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    floored = ["--on-error", "floor", "--floor", "-1", "--quiet"]
+    assert main(flags(1, tmp_path, *floored)) == 0
+    assert main(flags(2, tmp_path, "--resume", "--quiet")) == 1
+    assert "reward.on_error was 'floor', is None; reward.floor was -1.0, is None" in capsys.readouterr().err
+    assert main(flags(2, tmp_path, *floored, "--resume", "--cache", "5")) == 0
+    for wrong, message in (
+        (["--workers", "2"], "workers=2 spreads functions of strings"),
+        (["--timeout", "3"], "a timeout needs worker processes"),
+        (["--floor", "-1"], "a floor is used with on_error='floor' only"),
+    ):
+        assert main(flags(1, None, *wrong)) == 1
+        assert message in capsys.readouterr().err
