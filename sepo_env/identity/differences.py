@@ -54,7 +54,7 @@ def differences(name: str, old: Any, new: Any) -> Iterator[Difference]:
         elif doubts:
             yield Difference(name, old, new)
         else:
-            for key in {**old, **new}:
+            for key in {**new, **old}:  # a file may have sorted its own
                 yield from differences(f"{name}.{key}", old.get(key), new.get(key))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for index, (one, other) in enumerate(zip(old, new, strict=True)):

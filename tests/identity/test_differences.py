@@ -17,8 +17,8 @@ def test_every_entry_that_differs_is_named_with_both_values() -> None:
     assert shown(old, new) == [
         "reward.a.b was 1, is 2",
         "reward.a.c[1] was 2, is 3",
-        "reward.d was 'x', is None",
         "reward.e was None, is 'x'",
+        "reward.d was 'x', is None",
     ]
     assert shown(old, old) == []
 
