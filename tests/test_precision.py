@@ -13,6 +13,7 @@ from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, DNAConvConfig, 
 from sepo_env.errors import InvalidArgumentError, InvalidDenoiserError
 from sepo_env.precision import float32_default, without_autocast
 from sepo_env.registration import ENVIRONMENTS
+from tests.comparisons import assert_same
 
 OTHERS = [torch.float64, torch.bfloat16, torch.float16]
 SHORT = {"num_iterations": 2, "batch_size": 8, "num_steps": 4, "states_per_trajectory": 0, "eval_every": 2}
@@ -275,7 +276,7 @@ WRAPPERS = {
 def test_wrapped_networks_are_the_networks_within(wrap):
     denoiser = small_denoiser()
     wrapped = WRAPPERS[wrap](denoiser)
-    assert torch.equal(posterior(tasks.make("toy", denoiser=wrapped)), posterior(tasks.make("toy", denoiser=denoiser)))
+    assert_same(posterior(tasks.make("toy", denoiser=wrapped)), posterior(tasks.make("toy", denoiser=denoiser)))
     agents = [agent_class("sepo")(tasks.make("toy", denoiser=given), **SHORT) for given in (wrapped, denoiser)]
     for agent in agents:
         agent.train(progress=False)

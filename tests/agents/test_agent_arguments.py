@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from agents import AGENTS, SEPO, Agent, agent_class
 from agents.lookup import named_task
 from sepo_env.errors import InvalidArgumentError, RewardError, RewardTimeoutError, UnknownNameError
 from sepo_env.tasks import make
+from tests.comparisons import assert_same
 
 SMALL: dict[str, Any] = {
     "num_iterations": 1,
@@ -132,7 +132,7 @@ def test_how_a_reward_is_called_changes_no_sample(name: str) -> None:
     plain.train(progress=False)
     with small(name, reward=share_of_a, workers=2, cache=100) as spread:
         spread.train(progress=False)
-        assert torch.equal(spread.denoiser.logits, plain.denoiser.logits)
+        assert_same(spread.denoiser.logits.detach(), plain.denoiser.logits.detach())
 
 
 def test_options_of_the_reward_are_checked() -> None:
