@@ -232,6 +232,16 @@ def test_a_new_run_does_not_overwrite_an_old_one(tmp_path: Path) -> None:
     assert (checkpoint_path(tmp_path).read_bytes(), (tmp_path / METRICS_FILE).read_bytes()) == before
 
 
+def test_checkpoints_are_written_when_they_are_due_and_at_the_end(tmp_path: Path) -> None:
+    path, seen = checkpoint_path(tmp_path), []
+    agent = small(log_dir=str(tmp_path), num_iterations=5, checkpoint_every=2)
+    run(agent, callbacks=[lambda row: seen.append(path.read_bytes() if path.exists() else b"")])
+    assert seen[0] == b""
+    assert seen[1] == seen[2] != b""
+    assert seen[3] == seen[4] != seen[2]
+    assert path.read_bytes() != seen[4]
+
+
 class Stops(Reward):
     """Counts A, and raises once, at a given call."""
 

@@ -1,5 +1,6 @@
 """A classifier's reward is what Transformers' model says of the decoded text, whatever the batch."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,16 @@ def test_a_causal_classifier_reads_the_last_token_whatever_the_batch(
     reward = SequenceClassifierReward(tmp_path, decode=decode)
     alone = torch.cat([reward(row[None]) for row in TOKENS])
     torch.testing.assert_close(reward(TOKENS), alone, atol=1e-6, rtol=1e-6)
+
+
+def test_what_it_is_tells_the_model_the_vocabulary_and_what_is_read_off(folders: dict[str, Path]) -> None:
+    one, same, other, label = (
+        SequenceClassifierReward(folders[kind], decode=decode, **options)
+        for kind, options in (("one", {}), ("one", {}), ("three", {"label": 0}), ("three", {"label": 1}))
+    )
+    told = [json.dumps(reward.identity(), sort_keys=True) for reward in (one, same, other, label)]
+    assert told[0] == told[1]
+    assert len(set(told)) == 3
+    assert not any("cannot be" in text for text in told)
+    same.tokenizer.add_tokens(["zebra"])
+    assert json.dumps(same.identity(), sort_keys=True) != told[0]

@@ -65,6 +65,28 @@ def await_end(pid: int) -> bool:
     return not is_running(pid)
 
 
+@pytest.mark.parametrize(("on_error", "asked"), [("raise", 1), ("floor", 4)])
+def test_after_a_failure_that_ends_all_nothing_more_is_asked(make, tmp_path, on_error, asked):
+    """Four chunks of two sequences, all of which fail; the rest of a chunk is asked for one by one."""
+    log = str(tmp_path / "asked")
+
+    def fails(sequences):
+        with open(log, "a") as file:
+            file.write(f"{len(sequences)}\n")
+        raise ValueError
+
+    reward = make(fails, workers=1, on_error=on_error, floor=0.0 if on_error == "floor" else None)
+    tokens = torch.arange(16).reshape(8, 2) % 4
+    if on_error == "raise":
+        with pytest.raises(RewardError):
+            reward(tokens)
+    else:
+        with pytest.warns(RuntimeWarning, match="given the floor"):
+            assert reward(tokens).tolist() == [0.0] * 8
+    with open(log) as file:
+        assert file.read().split().count("2") == asked
+
+
 @pytest.mark.parametrize("timeout", [None, 60.0])
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_values_keep_their_order(make, workers, timeout):

@@ -143,6 +143,13 @@ def test_worlds_that_cannot_be_enumerated_are_refused(options):
         tasks.make("toy", **options)
 
 
+@pytest.mark.parametrize(("num_tokens", "length"), [(2, 2), (4, 6)])
+def test_the_smallest_and_the_largest_world(num_tokens, length):
+    task = tasks.make("toy", num_tokens=num_tokens, length=length)
+    assert len(task.reward_table) == num_tokens**length
+    assert "".join(task.token_texts) == "ABCD"[:num_tokens]
+
+
 def test_options_that_it_does_not_take_are_named():
     words = "the task 'toy' got an unexpected keyword argument 'artefacts'. It takes: .*length"
     with pytest.raises(UnknownOptionError, match=words):
