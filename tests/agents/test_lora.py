@@ -265,3 +265,22 @@ def test_a_frozen_number_has_a_fingerprint() -> None:
     denoiser = conv()
     denoiser.register_parameter("scale", torch.nn.Parameter(torch.tensor(2.0), requires_grad=False))
     assert frozen_fingerprint(denoiser) is not None
+
+
+class Convolutions(Denoiser):
+    """One that an adapter fits, one with holes, and one in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_tokens, self.length, self.parameterisation, self.time_conditioned = 4, None, "posterior", False
+        self.plain = torch.nn.Conv1d(4, 4, 3, padding=1)
+        self.dilated = torch.nn.Conv1d(4, 4, 3, padding=2, dilation=2)
+        self.grouped = torch.nn.Conv1d(4, 4, 3, padding=1, groups=2)
+
+    def forward(self, tokens: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        hidden = torch.nn.functional.one_hot(tokens, 5)[..., :4].float().mT
+        return self.grouped(self.dilated(self.plain(hidden))).mT.log_softmax(-1)
+
+
+def test_convolutions_that_no_adapter_fits_are_left_alone() -> None:
+    assert adaptable_layers(Convolutions()) == ["plain"]
