@@ -172,5 +172,16 @@ def serve(watched: bool = os.name != "posix") -> None:
         send(answers, _answer(function, batch, fail_fast))
 
 
+def _run() -> None:
+    """Serve, and end at once where the reward ends the process: threads that it has started would keep it alive."""
+    try:
+        serve()
+    except SystemExit as ending:
+        code = ending.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr, flush=True)
+        os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
+
+
 if __name__ == "__main__":
-    serve()
+    _run()

@@ -78,7 +78,8 @@ class Worker:
             for message in messages:
                 isolate.send(requests, message)
             answer = isolate.receive(answers)
-        except (EOFError, OSError, ValueError) as error:  # ValueError: the pipe has been closed here
+        # ValueError: the pipe has been closed here; the last two: what came is no message.
+        except (EOFError, OSError, ValueError, MemoryError, OverflowError) as error:
             raise WorkerDied(self._how_it_ended()) from error
         try:
             return pickle.loads(answer)
@@ -95,7 +96,7 @@ class Worker:
         code = self.process.returncode
         self.kill()
         if code is None:
-            return "closed the pipe to its worker process"
+            return "broke the pipe to its worker process"
         return f"ended its worker process with exit code {code}" if code >= 0 else _by_signal(-code)
 
     def kill(self) -> None:

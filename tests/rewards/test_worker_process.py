@@ -41,6 +41,26 @@ def exits():
     sys.exit(3)
 
 
+def exits_with_a_thread():
+    import threading
+    import time
+
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    sys.exit(6)
+
+
+def exits_with_words():
+    sys.exit("no more")
+
+
+def writes_into_pipes():
+    import contextlib
+
+    for number in range(3, 20):
+        with contextlib.suppress(OSError):
+            os.write(number, b"\xff" * 64)
+
+
 def exits_at_once():
     os._exit(4)
 
@@ -66,6 +86,9 @@ def is_interrupted():
     [
         (exits, "ended its worker process with exit code 3"),
         (exits_at_once, "ended its worker process with exit code 4"),
+        (exits_with_a_thread, "ended its worker process with exit code 6"),
+        (exits_with_words, "ended its worker process with exit code 1"),
+        (writes_into_pipes, "broke the pipe to its worker process"),
         (crashes, "lost its worker process to SIGSEGV"),
         (is_killed, r"lost its worker process to SIGKILL \(perhaps for lack of memory\)"),
         (is_interrupted, "lost its worker process to SIGTERM"),
