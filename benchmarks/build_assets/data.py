@@ -7,12 +7,14 @@ import argparse
 import csv
 import gzip
 import logging
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.build_assets import program
 from benchmarks.build_assets.download import Package, fetch
 from sepo_env.errors import ArtefactsError
 
@@ -96,15 +98,26 @@ def load_dhs(work_dir: Path) -> dict[str, DHSData]:
 
 
 def load_activity(path: Path) -> dict[str, ActivityData]:
-    """Return the splits ``train`` and ``eval`` of the lentiMPRA table at ``path`` (tab-separated, gzipped)."""
-    with gzip.open(path, "rt", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    splits = {}
-    for split in ("train", "eval"):
-        chosen = [row for row in rows if row["split"] == split]
-        activity = np.array([row["log2_activity"] for row in chosen], dtype=np.float32)
-        element = np.unique([row["element"] for row in chosen], return_inverse=True)[1].astype(np.int64)
-        splits[split] = ActivityData(encode([row["sequence"] for row in chosen]), activity, element)
+    """Return the splits ``train`` and ``eval`` of the lentiMPRA table at ``path`` (tab-separated, gzipped).
+
+    Raises:
+        ArtefactsError: it is not there, or is another table.
+    """
+    try:
+        with gzip.open(path, "rt", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        splits = {}
+        for split in ("train", "eval"):
+            chosen = [row for row in rows if row["split"] == split]
+            activity = np.array([row["log2_activity"] for row in chosen], dtype=np.float32)
+            element = np.unique([row["element"] for row in chosen], return_inverse=True)[1].astype(np.int64)
+            splits[split] = ActivityData(encode([row["sequence"] for row in chosen]), activity, element)
+    except ArtefactsError:
+        raise
+    except (OSError, EOFError, zlib.error, csv.Error, KeyError, ValueError, TypeError) as error:
+        raise ArtefactsError(f"{path} is no lentiMPRA table ({error!r}); give lentimpra_hepg2.tsv.gz.") from error
+    if not all(len(data.tokens) for data in splits.values()):
+        raise ArtefactsError(f"{path} lacks rows of a split; give lentimpra_hepg2.tsv.gz.")
     return splits
 
 
@@ -119,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.build_assets import program
 from benchmarks.build_assets.data import LENGTH, load_dhs
 from benchmarks.build_assets.denoiser_training import Recipe, TrainingOptions, evaluate_bits, fit, make_parser, start
 from benchmarks.build_assets.training import random_strand
@@ -48,9 +49,9 @@ def train(options: Options) -> Denoiser:
 def parse(arguments: list[str] | None = None) -> Options:
     """Return the options of a command line."""
     parser = make_parser(__doc__, steps=22000)
-    parser.add_argument("--channels", type=int, default=64, help="width of the residual stream")
-    parser.add_argument("--kernel-size", type=int, default=9, help="width of the residual convolutions, positions")
-    parser.add_argument("--dilations", type=int, nargs="+", default=[1, 3, 9, 2], help="one block for each")
+    parser.add_argument("--channels", type=program.count, default=64, help="width of the residual stream")
+    parser.add_argument("--kernel-size", type=program.count, default=9, help="width of the residual convolutions")
+    parser.add_argument("--dilations", type=program.count, nargs="+", default=[1, 3, 9, 2], help="one block for each")
     options = vars(parser.parse_args(arguments))
     return Options(**{**options, "dilations": tuple(options["dilations"])})
 
@@ -65,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
+from benchmarks.build_assets import program
 from benchmarks.build_assets.training import save_atomically, update_average, warmup_cosine
 from sepo_env.assets.checksums import record
 from sepo_env.denoisers import Denoiser, save_denoiser
@@ -171,11 +172,11 @@ def make_parser(description: str | None, *, steps: int) -> argparse.ArgumentPars
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--work-dir", type=Path, required=True, help="data and checkpoints; outside of the repository")
     parser.add_argument("--export", type=Path, required=True, help="the safetensors file to write")
-    parser.add_argument("--steps", type=int, default=steps, help="optimiser steps")
-    parser.add_argument("--batch-size", type=int, default=32, help="sequences a step")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="the peak")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the masks")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--steps", type=program.count, default=steps, help="optimiser steps")
+    parser.add_argument("--batch-size", type=program.count, default=32, help="sequences a step")
+    parser.add_argument("--learning-rate", type=program.positive, default=2e-3, help="the peak")
+    parser.add_argument("--seed", type=program.seed, default=0, help="of the weights, the batches and the masks")
+    parser.add_argument("--threads", type=program.count, default=1, help="of torch")
     return parser
 
 

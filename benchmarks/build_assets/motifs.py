@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.build_assets import cards, figures
+from benchmarks.build_assets import cards, figures, program
 from benchmarks.build_assets.data import ALPHABET, LENGTH, load_activity
 from benchmarks.build_assets.download import Package, fetch
 from benchmarks.build_assets.shuffle import dinucleotide_shuffle
@@ -103,8 +103,8 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, required=True, help="the downloaded data; outside of the repository")
     parser.add_argument("--lentimpra", type=Path, required=True, help="the table lentimpra_hepg2.tsv.gz")
     parser.add_argument("--assets-dir", type=Path, required=True, help="folder of the weights and of the collection")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples and of the choice of sequences")
-    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--seed", type=program.seed, default=0, help="of the samples and of the choice of sequences")
+    parser.add_argument("--threads", type=program.count, default=2, help="of torch")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
@@ -131,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

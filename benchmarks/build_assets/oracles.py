@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
+from benchmarks.build_assets import program
 from benchmarks.build_assets.data import LENGTH, ActivityData, DHSData, load_activity, load_dhs
 from benchmarks.build_assets.oracle_files import export_accessibility, export_activity
 from benchmarks.build_assets.shuffle import dinucleotide_shuffle
@@ -241,14 +242,14 @@ def main() -> None:
     parser.add_argument(
         "--roles", nargs="+", choices=get_args(Role), default=get_args(Role), help="which ensembles; all by default"
     )
-    parser.add_argument("--classifiers", type=int, default=2, help="pretrained networks of each architecture")
-    parser.add_argument("--pretraining-epochs", type=int, default=4, help="passes over the DHS training split")
-    parser.add_argument("--members", type=int, default=4, help="networks, and folds, of each activity oracle")
-    parser.add_argument("--epochs", type=int, default=9, help="passes of a member over its folds")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak, of the activity members")
-    parser.add_argument("--weight-decay", type=float, default=0.05, help="of the activity members")
-    parser.add_argument("--seed", type=int, default=0, help="of the first network; others count from it")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--classifiers", type=program.count, default=2, help="pretrained networks of each architecture")
+    parser.add_argument("--pretraining-epochs", type=program.count, default=4, help="passes over the DHS training set")
+    parser.add_argument("--members", type=program.count, default=4, help="networks, and folds, of each activity oracle")
+    parser.add_argument("--epochs", type=program.count, default=9, help="passes of a member over its folds")
+    parser.add_argument("--learning-rate", type=program.positive, default=1e-3, help="peak, of the activity members")
+    parser.add_argument("--weight-decay", type=program.non_negative, default=0.05, help="of the activity members")
+    parser.add_argument("--seed", type=program.seed, default=0, help="of the first network; others count from it")
+    parser.add_argument("--threads", type=program.count, default=1, help="of torch")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
@@ -257,4 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

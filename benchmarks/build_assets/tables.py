@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from benchmarks.build_assets import cards, figures
+from benchmarks.build_assets import cards, figures, program
 from benchmarks.build_assets.data import load_activity, load_dhs
 from sepo_env.assets.checksums import record
 from sepo_env.denoisers import Denoiser, load_denoiser
@@ -100,9 +100,9 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, required=True, help="the downloaded data; outside of the repository")
     parser.add_argument("--lentimpra", type=Path, required=True, help="the table lentimpra_hepg2.tsv.gz")
     parser.add_argument("--assets-dir", type=Path, required=True, help="folder of the weights and of the tables")
-    parser.add_argument("--num-masks", type=int, default=16, help="draws of the masks a sequence, for the bound")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples and of the choice of sequences")
-    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--num-masks", type=program.count, default=16, help="draws of masks a sequence, for the bound")
+    parser.add_argument("--seed", type=program.seed, default=0, help="of the samples and of the choice of sequences")
+    parser.add_argument("--threads", type=program.count, default=2, help="of torch")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
@@ -115,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

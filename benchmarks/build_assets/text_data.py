@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.build_assets import program
 from benchmarks.build_assets.download import Package, fetch
 from sepo_env.assets.checksums import record
 from sepo_env.tasks.codec import WordPieceCodec
@@ -106,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

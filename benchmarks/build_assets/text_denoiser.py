@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.build_assets import program
 from benchmarks.build_assets.denoiser_training import Recipe, TrainingOptions, evaluate_bits, fit, make_parser, start
 from benchmarks.build_assets.text_data import LENGTH, load_windows
 from sepo_env.assets import asset_path
@@ -57,9 +58,9 @@ def train(options: Options) -> Denoiser:
 def parse(arguments: list[str] | None = None) -> Options:
     """Return the options of a command line."""
     parser = make_parser(__doc__, steps=5000)
-    parser.add_argument("--width", type=int, default=128, help="of the residual stream")
-    parser.add_argument("--depth", type=int, default=4, help="blocks")
-    parser.add_argument("--heads", type=int, default=4, help="of the attention")
+    parser.add_argument("--width", type=program.count, default=128, help="of the residual stream")
+    parser.add_argument("--depth", type=program.count, default=4, help="blocks")
+    parser.add_argument("--heads", type=program.count, default=4, help="of the attention")
     return Options(**vars(parser.parse_args(arguments)))
 
 
@@ -75,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

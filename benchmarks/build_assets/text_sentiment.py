@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import trange
 
+from benchmarks.build_assets import program
 from benchmarks.build_assets.download import Package, fetch
 from benchmarks.build_assets.text_data import clean, load_windows
 from benchmarks.build_assets.training import warmup_cosine
@@ -164,11 +165,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--work-dir", type=Path, required=True, help="the downloaded data; outside of the repository")
     parser.add_argument("--export", type=Path, required=True, help="the safetensors file to write")
-    parser.add_argument("--steps", type=int, default=3000, help="optimiser steps")
-    parser.add_argument("--batch-size", type=int, default=64, help="texts of each source a step")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="the peak")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the batches")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--steps", type=program.count, default=3000, help="optimiser steps")
+    parser.add_argument("--batch-size", type=program.count, default=64, help="texts of each source a step")
+    parser.add_argument("--learning-rate", type=program.positive, default=2e-3, help="the peak")
+    parser.add_argument("--seed", type=program.seed, default=0, help="of the weights and the batches")
+    parser.add_argument("--threads", type=program.count, default=1, help="of torch")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
@@ -201,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

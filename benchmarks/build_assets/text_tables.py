@@ -16,7 +16,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
-from benchmarks.build_assets import text_sentiment
+from benchmarks.build_assets import program, text_sentiment
 from benchmarks.build_assets.cards import TEXT_MEANING, write_figures
 from benchmarks.build_assets.denoiser_training import evaluate_bits
 from benchmarks.build_assets.ngram import NGram
@@ -151,9 +151,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--work-dir", type=Path, required=True, help="the downloaded data; outside of the repository")
     parser.add_argument("--assets-dir", type=Path, required=True, help="folder of the weights and of the tables")
-    parser.add_argument("--num-masks", type=int, default=16, help="draws of the masks a text, for the bound")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples and of the likelihoods")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--num-masks", type=program.count, default=16, help="draws of the masks a text, for the bound")
+    parser.add_argument("--seed", type=program.seed, default=0, help="of the samples and of the likelihoods")
+    parser.add_argument("--threads", type=program.count, default=1, help="of torch")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
@@ -166,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -1,5 +1,6 @@
 """The build scripts' arithmetic, against brute force."""
 
+import gzip
 import itertools
 import math
 import sqlite3
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.build_assets import baselines, denoiser_training
-from benchmarks.build_assets.data import encode
+from benchmarks.build_assets import baselines, denoiser, denoiser_training, program
+from benchmarks.build_assets.data import encode, load_activity
 from benchmarks.build_assets.denoiser_training import Recipe, TrainingOptions, bound_nats, fit, mask_tokens
 from benchmarks.build_assets.markov import context_counts, markov_bits
 from benchmarks.build_assets.motifs import read_jaspar
@@ -29,6 +30,48 @@ def test_encode_maps_acgt_and_refuses_the_rest() -> None:
         encode(["N" * 200])
     with pytest.raises(ArtefactsError, match="200 long"):
         encode(["ACGT"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--steps", "0"], "at least 1"),
+        (["--steps", "1.5"], "count"),
+        (["--seed", "-1"], "seed"),
+        (["--learning-rate", "nan"], "finite"),
+        (["--learning-rate", "0"], "above 0"),
+        (["--dilations", "0"], "count"),
+        ([], "required"),
+    ],
+)
+def test_wrong_flags_of_a_script_are_named(flags, word, capsys, tmp_path, monkeypatch) -> None:
+    paths = ["--work-dir", str(tmp_path / "w"), "--export", str(tmp_path / "e")] if flags else []
+    monkeypatch.setattr("sys.argv", ["denoiser.py", *paths, *flags])
+    with pytest.raises(SystemExit) as end:
+        denoiser.main()
+    assert end.value.code == 2
+    assert word in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", gzip.compress(b"a\tb\n1\t2\n"), gzip.compress(b"x" * 99)[:30]])
+def test_another_table_of_measurements_is_refused(content, tmp_path) -> None:
+    path = tmp_path / "lentimpra.tsv.gz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArtefactsError, match="lentimpra.tsv.gz"):
+        load_activity(path)
+
+
+@pytest.mark.parametrize("error", [ArtefactsError("no such data"), OSError("no space")])
+def test_a_script_ends_in_a_line(error, capsys) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        program.run(main)
+    assert end.value.code == 1
+    assert capsys.readouterr().err == f"{type(error).__name__}: {error}\n"
 
 
 def test_reverse_complement_is_an_involution_of_letters() -> None:
