@@ -54,7 +54,11 @@ def test_wrong_flags_of_a_script_are_named(flags, word, capsys, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [None, b"", b"text", gzip.compress(b"a\tb\n1\t2\n"), gzip.compress(b"x" * 99)[:30]])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"text", gzip.compress(b"a\tb\n1\t2\n"), gzip.compress(b"x" * 99)[:15]],
+    ids=["missing", "empty", "text", "other", "truncated"],
+)
 def test_another_table_of_measurements_is_refused(content, tmp_path) -> None:
     path = tmp_path / "lentimpra.tsv.gz"
     if content is not None:
