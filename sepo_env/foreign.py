@@ -24,11 +24,10 @@ from sepo_env.errors import CheckpointError
 from sepo_env.inert import Inert, shown
 from sepo_env.paths import check_file
 from sepo_env.pickles import LimitError, PickleReader
+from sepo_env.tensorfile import MOST_TENSORS
 
 __all__ = ["Inert", "read_foreign"]
 
-MOST_TENSORS = 1 << 16
-"""Tensors in a file."""
 MOST_USES = 16
 """How often the tensors of a file may use each of its bytes, on average; views of one storage cost it no bytes."""
 FREE_USES = 1 << 20

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from sepo_env.arguments import PathArgument, checked
 from sepo_env.errors import CheckpointError, InvalidArgumentError, MissingExtraError
 from sepo_env.paths import as_path, is_folder
 
@@ -17,7 +17,8 @@ _PROGRAMS = ["*.py"]
 _LONE = ("*.safetensors", "*.ckpt", "*.pth", "*.pt", "*.bin")
 
 
-def local_path(path: str | os.PathLike[str], *, programs: bool = False) -> Path:
+@checked
+def local_path(path: PathArgument, *, programs: bool = False) -> Path:
     """Return a path as it is, and the folder of a hub id, which is downloaded once and then read from the cache.
 
     Args:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import PathArgument, checked
 from sepo_env.errors import CheckpointError, InvalidTokensError, MissingExtraError
 from sepo_env.files import replacing
 from sepo_env.hub import local_path
@@ -71,7 +72,8 @@ def quiet() -> Iterator[ModuleType]:
             logging.enable_progress_bar()
 
 
-def read_config(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+@checked
+def read_config(path: PathArgument) -> dict[str, Any] | None:
     """A folder's config.json; None where there is none, or another kind of file."""
     try:
         return read_json_object(as_path(path) / "config.json")
@@ -114,8 +116,9 @@ def load_config(path: str | os.PathLike[str]) -> Any:
 
 
 @float32_default()
+@checked
 def load_folder(
-    path: str | os.PathLike[str],
+    path: PathArgument,
     auto_class: str,
     *,
     trust_remote_code: bool = False,
@@ -207,7 +210,8 @@ def _is_unused(name: str, auto_class: str) -> bool:
     return any(re.search(pattern, name) for pattern in (*_UNUSED, *_UNUSED_BY.get(auto_class, ())))
 
 
-def load_tokenizer(path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Any:
+@checked
+def load_tokenizer(path: PathArgument, *, trust_remote_code: bool = False) -> Any:
     """Read a tokenizer from a folder, without a network.
 
     Args:

@@ -14,11 +14,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from sepo_env.arguments import PathArgument, checked
 from sepo_env.errors import CheckpointError
 from sepo_env.paths import check_file
 
 BUILD_ERRORS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 """What settings of the wrong types or sizes raise in a constructor; RuntimeError stands for RecursionError, too."""
+MOST_TENSORS = 1 << 16
+"""Tensors in a file."""
 OWN_CURE = "use the version that wrote the file"
 _SHOWN, _LONGEST = 8, 300
 _SPARE = 200
@@ -28,20 +31,26 @@ WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 _DEEPEST_PREFIX = 16
 
 
-def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+@checked
+def read_tensors(path: PathArgument) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file on the CPU.
 
     Returns:
         The tensors by name, in the dtype of the file, and the file's metadata.
 
     Raises:
-        CheckpointError: no such file, or not a whole safetensors file.
+        CheckpointError: no such file, not a whole safetensors file, or one of more tensors than any network has.
+        InvalidArgumentError: no path.
     """
     path = check_file(path)
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 - not a mapping
+            metadata, names = dict(file.metadata() or {}), list(file.keys())
+            if len(names) > MOST_TENSORS:
+                raise CheckpointError(path, f"it has more than {MOST_TENSORS:,} tensors", "give a file of one network")
+            return {name: file.get_tensor(name) for name in names}, metadata
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged header may fail in any way
         raise CheckpointError(path, f"not a whole safetensors file ({error})", "copy or download it again") from error
 
@@ -68,7 +77,7 @@ def check_tensors(
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
         raise CheckpointError(path, f"tensors missing: {_listed(missing)}, not expected: {_listed(extra)}", cure)
-    shapes = {key: (tuple(value.shape), tuple(found[key].shape)) for key, value in expected.items()}
+    shapes = {key: (tuple(value.shape), tuple(found[key].shape[:_SHOWN])) for key, value in expected.items()}
     differing = [f"{key} expected {one}, found {other}" for key, (one, other) in shapes.items() if one != other]
     if differing:
         raise CheckpointError(path, "; ".join(differing[:_SHOWN]), cure)

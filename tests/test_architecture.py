@@ -21,7 +21,13 @@ ALLOWED = {
     "sepo_env.metering": set(),
     "sepo_env.diffusion": {"sepo_env.device", "sepo_env.errors"},
     "sepo_env.files": {"sepo_env.errors"},
-    "sepo_env.foreign": {"sepo_env.errors", "sepo_env.inert", "sepo_env.paths", "sepo_env.pickles"},
+    "sepo_env.foreign": {
+        "sepo_env.errors",
+        "sepo_env.inert",
+        "sepo_env.paths",
+        "sepo_env.pickles",
+        "sepo_env.tensorfile",
+    },
     "sepo_env.hub": {"sepo_env.errors", "sepo_env.paths"},
     "sepo_env.hugging_face": {
         "sepo_env.errors",

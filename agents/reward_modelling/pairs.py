@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sepo_env.arguments import PathArgument, shown
+from sepo_env.arguments import PathArgument, checked, shown
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.textfile import half_letter, parse_json, text_lines
 
@@ -29,6 +29,7 @@ class Pair:
     rejected: str
 
 
+@checked
 def read_pairs(path: PathArgument) -> list[Pair]:
     """Read a JSONL file of preferences, plain or gzipped, in the layout of HH-RLHF (arXiv 2204.05862).
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sepo_env.arguments import Count, Size, check_fields
+from sepo_env.arguments import Count, Size, check_fields, checked
 from sepo_env.denoisers.base import Denoiser, Parameterisation, VisibleTokens
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.precision import float32_default
@@ -109,6 +109,7 @@ class ConvDenoiser(Denoiser):
         True
     """
 
+    @checked
     @float32_default()
     def __init__(self, config: ConvDenoiserConfig) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sepo_env.arguments import Size, check_fields
+from sepo_env.arguments import Size, check_fields, checked
 from sepo_env.denoisers.base import Depth
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError
 from sepo_env.precision import float32_default
@@ -159,6 +159,7 @@ class DiT(nn.Module):
         tokens ``(B, L)`` int64 in ``[0, vocab_size)``, noise ``(B,)`` or ``(1,)`` -> features ``(B, L, width)``.
     """
 
+    @checked
     @float32_default()
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sepo_env.arguments import Size, check_fields
+from sepo_env.arguments import Size, check_fields, checked
 from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser, VisibleTokens
 from sepo_env.diffusion.process import ReadsNoise
 from sepo_env.diffusion.schedule import LogLinear, Schedule
@@ -108,6 +108,7 @@ class DNAConvDenoiser(Denoiser, ReadsNoise):
         True
     """
 
+    @checked
     @float32_default()
     def __init__(self, config: DNAConvConfig) -> None:
         super().__init__()
@@ -185,6 +186,7 @@ class ClassDNAConvDenoiser(DNAConvDenoiser, ClassConditionalDenoiser):
         False
     """
 
+    @checked
     @float32_default()
     def __init__(self, config: ClassDNAConvConfig) -> None:
         super().__init__(config)

@@ -2,11 +2,10 @@ r"""Classifier-free guidance: a conditional denoiser, sharpened against itself w
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sepo_env.arguments import NonNegative, WholeNumber, checked
 from sepo_env.denoisers.base import ClassConditionalDenoiser, Denoiser, as_denoiser
 from sepo_env.diffusion.guided import GuidedOutput, Guiding, Output, temper_law, temper_score
 from sepo_env.diffusion.process import ReadsNoise
@@ -62,10 +61,9 @@ class ClassifierFreeGuidance(Denoiser, Guiding, ReadsNoise):
         tensor([0.9412, 0.0588], grad_fn=<ExpBackward0>)
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float, label: int | None = None) -> None:
+    @checked
+    def __init__(self, denoiser: nn.Module, scale: NonNegative, label: WholeNumber | None = None) -> None:
         super().__init__()
-        if not (math.isfinite(scale) and scale >= 0):
-            raise InvalidArgumentError(f"the guidance scale is {scale}, but must be finite and at least 0.")
         denoiser = as_denoiser(denoiser)
         if denoiser.core is not denoiser:
             raise InvalidArgumentError("the denoiser is guided already; guide its core, denoiser.core.")
@@ -75,7 +73,7 @@ class ClassifierFreeGuidance(Denoiser, Guiding, ReadsNoise):
                     f"label={label} needs a ClassConditionalDenoiser, and {type(denoiser).__name__} knows no classes; "
                     "leave it out to guide by the prompt."
                 )
-            if not 0 <= label < denoiser.num_classes:
+            if label >= denoiser.num_classes:
                 raise InvalidArgumentError(f"label is {label}, but the classes are 0 to {denoiser.num_classes - 1}.")
         self.denoiser = denoiser
         self.scale = scale

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from sepo_env.arguments import PathArgument, WholeNumber, checked
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.denoisers.masked_lm_codec import MaskedLMCodec
 from sepo_env.errors import InvalidArgumentError, InvalidTokensError
@@ -55,12 +55,13 @@ class MaskedLMDenoiser(Denoiser):
         InvalidArgumentError: a tokenizer that does not fit, or a model whose output is not finite on masks alone.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         tokenizer: Any,
         *,
-        mask_token_id: int | None = None,
+        mask_token_id: WholeNumber | None = None,
         allow: Sequence[str] = (),
         forbid: Sequence[str] = (),
         framed: bool = True,
@@ -158,7 +159,8 @@ class MaskedLMDenoiser(Denoiser):
         logits = self.codec.without_mask(self._logits(tokens)).float()
         return logits.masked_fill(self._forbidden, -torch.inf).log_softmax(dim=-1)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    @checked
+    def save_pretrained(self, folder: PathArgument) -> None:
         """Write model and tokenizer into a new folder, whole or not at all; `load_masked_lm` reads it.
 
         Raises:
@@ -167,7 +169,8 @@ class MaskedLMDenoiser(Denoiser):
         save_folder(folder, self.model, self.codec.tokenizer)
 
 
-def is_masked_lm_folder(path: str | os.PathLike[str]) -> bool:
+@checked
+def is_masked_lm_folder(path: PathArgument) -> bool:
     """Whether a folder's config.json says that it holds a masked language model of Transformers.
 
     MDLM's folders say so as well and have a loader of their own. BERT's pretraining, BART and XLM say it by the type of
@@ -184,12 +187,13 @@ def is_masked_lm_folder(path: str | os.PathLike[str]) -> bool:
     return masks or any(str(name).endswith("ForMaskedLM") for name in names) or is_masked_lm_type(config)
 
 
+@checked
 def load_masked_lm(
-    path: str | os.PathLike[str],
+    path: PathArgument,
     *,
     trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,
-    mask_token_id: int | None = None,
+    mask_token_id: WholeNumber | None = None,
     allow: Sequence[str] = (),
     forbid: Sequence[str] = (),
     framed: bool = True,
@@ -210,6 +214,7 @@ def load_masked_lm(
 
     Raises:
         CheckpointError: no such folder, one that needs code of its own, or one that holds another kind of model.
+        InvalidArgumentError: a tokenizer that does not fit the model, or an argument of another type.
         MissingExtraError: transformers is not installed.
     """
     model, tokenizer = load_folder(path, "AutoModelForMaskedLM", trust_remote_code=trust_remote_code, dtype=dtype)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sepo_env.arguments import Count, WholeNumber, checked
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, UnknownNameError
 from sepo_env.hugging_face import encode_texts
 from sepo_env.identity import Identified, describe
@@ -52,12 +53,13 @@ class MaskedLMCodec(Identified):
         UnknownNameError: ``allow`` or ``forbid`` names a token that the tokenizer does not have.
     """
 
+    @checked
     def __init__(
         self,
         tokenizer: Any,
-        num_ids: int,
+        num_ids: Count,
         *,
-        mask_id: int | None = None,
+        mask_id: WholeNumber | None = None,
         allow: Sequence[str] = (),
         forbid: Sequence[str] = (),
         joined: bool | None = None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sepo_env.arguments import Size, check_fields
+from sepo_env.arguments import Size, check_fields, checked
 from sepo_env.denoisers.base import Denoiser, Depth, VisibleTokens
 from sepo_env.denoisers.dit import DiT, DiTConfig
 from sepo_env.diffusion.process import ReadsNoise
@@ -66,6 +66,7 @@ class MDLMDenoiser(Denoiser, ReadsNoise):
         torch.Size([2, 10, 6])
     """
 
+    @checked
     def __init__(self, config: MDLMConfig) -> None:
         super().__init__()
         self.config = config

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sepo_env.arguments import Size, check_fields
+from sepo_env.arguments import Size, check_fields, checked
 from sepo_env.denoisers.base import Denoiser, Depth, VisibleTokens
 from sepo_env.denoisers.dit import DiT, DiTConfig
 from sepo_env.diffusion.process import ReadsNoise
@@ -82,6 +82,7 @@ class SEDDDenoiser(Denoiser, ReadsNoise):
         0.0
     """
 
+    @checked
     def __init__(self, config: SEDDConfig) -> None:
         super().__init__()
         self.config = config

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sepo_env.arguments import Count, Size, checked
 from sepo_env.denoisers.base import Denoiser, Parameterisation
 from sepo_env.errors import InvalidArgumentError, InvalidTokensError
 
-_LARGEST_LOG2 = 40
+_LARGEST_LOG2 = 33
+"""Numbers of a table: 32 GiB of them."""
 
 
 class TabularDenoiser(Denoiser):
@@ -30,7 +32,7 @@ class TabularDenoiser(Denoiser):
         ``(vocab_size ** L, L, V)``.
 
     Raises:
-        InvalidArgumentError: the table would not fit the vocabulary.
+        InvalidArgumentError: the table would not fit the vocabulary, or no memory; or an argument of another type.
         InvalidTokensError: tokens of another length or outside of the vocabulary.
 
     Example:
@@ -40,11 +42,12 @@ class TabularDenoiser(Denoiser):
         [0.5, 0.5]
     """
 
+    @checked
     def __init__(
         self,
-        num_tokens: int,
-        length: int,
-        vocab_size: int,
+        num_tokens: Count,
+        length: Size,
+        vocab_size: Count,
         parameterisation: Parameterisation = "posterior",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -54,7 +57,7 @@ class TabularDenoiser(Denoiser):
                 f"vocab_size is {vocab_size}, but a model of {num_tokens} visible tokens reads either {num_tokens} "
                 f"ids (uniform noise) or {num_tokens + 1} (with a MASK); give one of these."
             )
-        if length * math.log2(max(vocab_size, 1)) > _LARGEST_LOG2:
+        if length * math.log2(vocab_size) + math.log2(length * num_tokens) > _LARGEST_LOG2:
             raise InvalidArgumentError(
                 f"a table of {vocab_size} ** {length} states fits into no memory; give a smaller world, or a network."
             )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sepo_env.arguments import Count, Size, check_fields
+from sepo_env.arguments import Count, Size, check_fields, checked
 from sepo_env.denoisers.base import Denoiser, Depth, Parameterisation, VisibleTokens
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.precision import float32_default
@@ -97,6 +97,7 @@ class TransformerDenoiser(Denoiser):
         torch.Size([2, 10, 6])
     """
 
+    @checked
     @float32_default()
     def __init__(self, config: TransformerDenoiserConfig) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,16 @@ import numpy.typing as npt
 from sepo_env.arguments import PathArgument, check_fields, checked
 from sepo_env.assets import asset_path
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidShapeError
+from sepo_env.paths import check_file
 from sepo_env.textfile import read_text
 
 _LETTERS = "ACGT"
 _PSEUDOCOUNT = 1e-4
 _SUM_TOLERANCE = 0.01
 """Of the sum of a position's probabilities: files print few decimals."""
+
+_LARGEST = 1 << 28
+"""Bytes of the arrays of a collection, unpacked."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -127,15 +131,28 @@ def load_motifs(path: PathArgument) -> MotifCollection:
 
     Raises:
         CheckpointError: the file is no such file.
+        InvalidArgumentError: no path.
     """
+    file = check_file(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names, widths, counts = (file[key] for key in ("names", "widths", "counts"))
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise CheckpointError(path, f"it is no collection of motifs ({error})", "give an npz file of motifs") from error
-    counts = counts.astype(np.float64)
-    matrices = np.split(counts / counts.sum(axis=1, keepdims=True), np.cumsum(widths)[:-1])
-    return MotifCollection(tuple(names.tolist()), tuple(matrices))
+        with ZipFile(file) as archive:
+            if sum(record.file_size for record in archive.infolist()) > _LARGEST:
+                raise ValueError(f"its arrays have more than {_LARGEST:,} bytes")
+        with np.load(file, allow_pickle=False) as arrays:
+            names, widths, counts = (arrays[key] for key in ("names", "widths", "counts"))
+        if (names.dtype.kind, widths.dtype.kind) not in (("U", "i"), ("U", "u")) or counts.dtype.kind not in "iuf":
+            raise ValueError(
+                f"expected text, integers and numbers, found {names.dtype}, {widths.dtype}, {counts.dtype}"
+            )
+        if not names.shape == widths.shape == (len(names),) or counts.shape != (widths.sum(), len(_LETTERS)):
+            raise ValueError(f"its shapes do not fit: {names.shape}, {widths.shape}, {counts.shape}")
+        totals = counts.astype(np.float64).sum(axis=1, keepdims=True)
+        if (widths < 1).any() or not (np.isfinite(totals) & (totals > 0)).all():
+            raise ValueError("it has a motif of no positions, or a position of no counts")
+        matrices = np.split(counts / totals, np.cumsum(widths)[:-1])
+        return MotifCollection(tuple(names.tolist()), tuple(matrices))
+    except Exception as error:  # a damaged archive or array may fail in any way
+        raise CheckpointError(file, f"it is no collection of motifs ({error})", "give an npz file of motifs") from error
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sepo_env.arguments import PathArgument, shown
+from sepo_env.arguments import PathArgument, checked, shown
 from sepo_env.errors import CheckpointError, InvalidPromptError
 from sepo_env.tasks.prompts import PromptSet
 from sepo_env.textfile import half_letter, parse_json, text_lines
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _LAYOUT = '{"prompt": "..."}'
 
 
+@checked
 def read_prompts(path: PathArgument) -> list[tuple[int, str]]:
     """Read a JSONL file of prompts; blank lines are passed over, and so are other entries of a line.
 

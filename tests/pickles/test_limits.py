@@ -11,6 +11,7 @@ from sepo_env import foreign
 from sepo_env.errors import CheckpointError
 from sepo_env.foreign import read_foreign
 from sepo_env.pickles import limits
+from sepo_env.tensorfile import MOST_TENSORS
 from tests import crafted
 from tests.crafted import START, dictionary, named, number, program, text
 
@@ -156,7 +157,7 @@ def repeated(count: int, length: int = 1) -> bytes:
 
 
 def test_tensors_have_a_limit(tmp_path: Path) -> None:
-    most, record = foreign.MOST_TENSORS, {"0": bytes(4)}
+    most, record = MOST_TENSORS, {"0": bytes(4)}
     found = read_foreign(crafted.archive(tmp_path / "a.ckpt", repeated(most), record))
     assert len(found["a"]) == most - 1
     with pytest.raises(CheckpointError, match="more than 65,536 tensors"):

@@ -1,5 +1,7 @@
 """Collections of motifs, and the MEME files and npz files that they are read from."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -92,9 +94,11 @@ def test_a_wrong_collection_is_refused_by_the_name_of_the_motif():
 def test_a_wrong_npz_file_is_refused(tmp_path):
     np.savez(tmp_path / "other.npz", names=np.array(["a"]))
     (tmp_path / "text.npz").write_text("text")
-    for name in ("other.npz", "text.npz", "nowhere.npz"):
+    for name in ("other.npz", "text.npz"):
         with pytest.raises(CheckpointError, match="no collection of motifs"):
             load_motifs(tmp_path / name)
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_motifs(tmp_path / "nowhere.npz")
 
 
 def test_jaspar_is_shipped_whole():
@@ -115,3 +119,44 @@ def test_jaspar_is_shipped_whole():
         ratio = file["motifs_top_1_percent"].sum() / file["motifs_top_0_1_percent"].sum()
         assert 8 < ratio < 12
     assert asset_path("dna_motifs.npz").stat().st_size < 300e3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": None}, "names"),
+        ({"names": np.array([1, 2])}, "expected text, integers and numbers, found int64"),
+        ({"names": np.array(["a"])}, "its shapes do not fit"),
+        ({"names": np.array([["a", "b"]])}, "its shapes do not fit"),
+        ({"widths": np.array([1.0, 2.0])}, "expected text, integers and numbers"),
+        ({"widths": np.array([1, 3])}, "its shapes do not fit"),
+        ({"widths": np.array([-1, 4])}, "a motif of no positions"),
+        ({"widths": np.array([0, 3])}, "a motif of no positions"),
+        ({"counts": np.ones((3, 5))}, "its shapes do not fit"),
+        ({"counts": np.ones(12)}, "its shapes do not fit"),
+        ({"counts": np.zeros((3, 4))}, "a position of no counts"),
+        ({"counts": np.full((3, 4), np.nan)}, "a position of no counts"),
+        ({"counts": np.full((3, 4), np.inf)}, "a position of no counts"),
+        ({"counts": np.array([[2.0, -1, 0, 0]] * 3)}, "motif 'a'"),
+        ({"counts": np.full((3, 4), "1")}, "expected text, integers and numbers"),
+        ({"counts": np.array([object()] * 3, dtype=object)}, "allow_pickle"),
+        ({"more": np.zeros(1 << 26)}, "more than 268,435,456 bytes"),
+    ],
+)
+def test_a_file_that_is_no_collection_is_refused(changes, message, tmp_path):
+    arrays = {"names": np.array(["a", "b"]), "widths": np.array([1, 2]), "counts": np.ones((3, 4))}
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    assert len(load_motifs(tmp_path / "a.npz")) == 2
+    changed = {name: value for name, value in {**arrays, **changes}.items() if value is not None}
+    np.savez_compressed(tmp_path / "a.npz", **changed)
+    with pytest.raises(CheckpointError, match=f"a.npz: it is no collection of motifs .*{message}"):
+        load_motifs(tmp_path / "a.npz")
+
+
+def test_what_is_no_file_of_motifs_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (load_motifs, read_meme):
+        with pytest.raises(CheckpointError, match="a device or a pipe"):
+            read(tmp_path / "pipe")
+        with pytest.raises(InvalidArgumentError, match="path is 3"):
+            read(3)
