@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from sepo_env.diffusion.schedule import SCHEDULES
 from sepo_env.errors import CheckpointError
 from sepo_env.hub import PREFIX, local_path
 from sepo_env.tasks.dna_enhancer import DNAEnhancerTask
+from sepo_env.textfile import read_json
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def agent_description(checkpoint: str | None) -> Mapping[str, Any] | None:
     try:
         if path.is_file():
             return load_checkpoint(path, [])[1]
-        found = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        found = read_json(path / CONFIG_FILE)
     except (CheckpointError, OSError, ValueError):
         return None
     return found if isinstance(found, dict) and found.get("format") in FORMATS else None

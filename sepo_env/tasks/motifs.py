@@ -107,8 +107,8 @@ def _read_matrix(path: str | os.PathLike[str], lines: list[str], start: int) -> 
     """The matrix below the header line ``start`` (counted from 1), checked."""
     header = lines[start - 1].replace("=", "= ").split()
     width = next((header[i + 1] for i, word in enumerate(header[:-1]) if word == "w="), "")
-    if not width.isdecimal() or width == "0":
-        raise CheckpointError(path, f"line {start}: no width (w= ...)", "write it into the header of the matrix")
+    if not width.isdecimal() or width == "0" or len(width) > len(str(len(lines))):
+        raise CheckpointError(path, f"line {start}: no width (w= ...) of a matrix", "write it into its header")
     rows = []
     for number in range(start, start + int(width)):
         try:

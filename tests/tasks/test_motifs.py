@@ -54,6 +54,7 @@ def test_meme_files_are_read_with_names_and_widths(tmp_path):
         ("MOTIF second\n", "", "line 16: a matrix without a MOTIF line"),
         (" w= 2", "", r"line 11: no width"),
         ("w= 2", "w= two", r"line 11: no width"),
+        ("w= 2", "w= " + "9" * 5000, r"line 11: no width"),
         ("w= 2", "w= 3", "line 14: expected four probabilities"),
         ("w=1", "w=2", "line 19: expected four probabilities"),
         ("0.30 0.40", "0.30", "line 12: expected four probabilities"),
