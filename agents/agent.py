@@ -13,6 +13,7 @@ from agents.collect import derived_seed, rollout_size
 from agents.config import OUTPUT_FIELDS, AgentConfig
 from agents.evaluation import Evaluator
 from agents.guidance import check_guidance, describe_guidance, guided, with_guidance
+from agents.health import sound_outputs
 from agents.identity import check_same_world, describe_reward
 from agents.logs import Row
 from agents.lookup import named_task
@@ -205,12 +206,13 @@ class Agent(ABC):
 
         Raises:
             InvalidPromptError: prompts that do not fit, or leave nothing to generate.
-            DivergenceError: weights that are not finite.
+            DivergenceError: weights that are not finite, or a network that answers NaN.
         """
         self._check_weights("samples nothing but noise")
         if seed is None:
             seed = int(torch.randint(2**62, ()))
-        return self._sampler(num_steps).sample(self.denoiser, num_samples, seed, prompt)
+        with sound_outputs(self.denoiser, "of these sequences"):
+            return self._sampler(num_steps).sample(self.denoiser, num_samples, seed, prompt)
 
     def sample(self, num_samples: Size, **options: Any) -> list[str]:
         """Draw sequences as strings of the task's alphabet; options as for `sample_tokens`."""

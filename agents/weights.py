@@ -62,7 +62,8 @@ def unsound_tensors(denoiser: nn.Module) -> list[str]:
     if not checks:
         return []
     # The ends are NaN where any number is.
-    sound = torch.stack([check(torch.stack(value.aminmax())).all() for _, value, check in checks])
+    device = checks[0][1].device
+    sound = torch.stack([check(torch.stack(value.aminmax())).all().to(device) for _, value, check in checks])
     return [name for (name, *_), whole in zip(checks, sound.tolist(), strict=True) if not whole]
 
 

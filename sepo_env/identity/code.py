@@ -54,7 +54,8 @@ def _content(code: CodeType) -> tuple[Any, ...]:
     consts = list(code.co_consts)
     if consts and _documented(code):
         consts[0] = None
-    if _CLASS_LINES in code.co_names:
+    if _CLASS_LINES in code.co_names:  # and the names of the attributes that it assigns, in any order
+        consts = [tuple(sorted(map(repr, value))) if isinstance(value, tuple) else value for value in consts]
         consts = [None if value == code.co_firstlineno else value for value in consts]
     return (
         code.co_code.hex(),

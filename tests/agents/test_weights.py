@@ -56,6 +56,16 @@ def test_only_what_is_broken_is_named() -> None:
         agent.sample(1)
 
 
+def test_finite_weights_of_a_network_that_answers_nan_sample_nothing() -> None:
+    agent = agent_class("sepo")("DNAEnhancer-v0", **SMALL)
+    with torch.no_grad():
+        for parameter in agent.denoiser.parameters():
+            parameter.mul_(1e20)
+    assert unsound_tensors(agent.denoiser) == []
+    with pytest.raises(DivergenceError, match="its network answers NaN, though its weights are finite"):
+        agent.sample(1, seed=0)
+
+
 def test_sound_weights_are_sound() -> None:
     module = torch.nn.BatchNorm1d(3)
     module.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
