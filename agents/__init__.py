@@ -8,12 +8,12 @@
 """
 
 from agents.agent import Agent
+from agents.algorithms.ddpo import DDPO, DDPOConfig
+from agents.algorithms.ppo import PPO, PPOConfig
+from agents.algorithms.reinforce import REINFORCE, REINFORCEConfig
+from agents.algorithms.sepo import SEPO, SEPOConfig
 from agents.config import AgentConfig
-from agents.ddpo import DDPO, DDPOConfig
-from agents.ppo import PPO, PPOConfig
 from agents.registry import AGENTS, agent_class
-from agents.reinforce import REINFORCE, REINFORCEConfig
-from agents.sepo import SEPO, SEPOConfig
 
 __all__ = [
     "AGENTS",

@@ -9,34 +9,34 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from agents.collect import derived_seed, rollout_size
 from agents.config import OUTPUT_FIELDS, AgentConfig
-from agents.evaluation import Evaluator
-from agents.guidance import check_guidance, describe_guidance, guided, with_guidance
-from agents.health import sound_outputs
 from agents.identity import check_same_world, describe_reward
-from agents.logs import Row
 from agents.lookup import named_task
-from agents.lora import add_lora
-from agents.optimiser import check_trainable
-from agents.recovery import own_randomness
+from agents.policies.guidance import check_guidance, describe_guidance, guided, with_guidance
+from agents.policies.lora import add_lora
+from agents.policies.sampling import PolicySampler
+from agents.policies.weights import frozen_fingerprint, load_policy_state, policy_state, unsound_tensors
 from agents.registry import agent_class
-from agents.sampling import PolicySampler
 from agents.storage import draw_saved_prompts, find_task, load_agent, save_agent
-from agents.trainer import Callback, Objective, Trainer
-from agents.weights import frozen_fingerprint, load_policy_state, policy_state, unsound_tensors
+from agents.training.collect import derived_seed, rollout_size
+from agents.training.evaluation import Evaluator
+from agents.training.health import sound_outputs
+from agents.training.logs import Row
+from agents.training.optimiser import check_trainable
+from agents.training.recovery import own_randomness
+from agents.training.trainer import Callback, Objective, Trainer
 from sepo_env import TorchRLEnv
 from sepo_env.arguments import PathArgument, Positive, Seed, Size, WholeNumber, checked
 from sepo_env.denoisers import Denoiser
 from sepo_env.device import find_device
 from sepo_env.errors import CheckpointError, DivergenceError, InvalidArgumentError, UnknownNameError
 from sepo_env.identity import describe, is_library
-from sepo_env.paths import as_path
+from sepo_env.loading.paths import as_path
 from sepo_env.rewards import OnError, Reward
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import prompts_fingerprint
 
-# Iterations are counted from 0 up, their other random numbers from -2 down: agents.trainer.
+# Iterations are counted from 0 up, their other random numbers from -2 down: agents.training.trainer.
 _EVALUATION = -1
 
 

@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from sepo_env.arguments import Count, NonNegative, PathText, Positive, Seed, Size, WholeNumber, check_fields
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
-from sepo_env.paths import as_path
+from sepo_env.loading.paths import as_path
 
 GroupAdvantage = Literal["group", "leave-one-out", "batch-mean"]
 TensorBoard = Literal["auto", "on", "off"]

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from agents.agent import Agent
 
 AGENTS: dict[str, str] = {
-    "sepo": "agents.sepo:SEPO",
-    "ppo": "agents.ppo:PPO",
-    "ddpo": "agents.ddpo:DDPO",
-    "reinforce": "agents.reinforce:REINFORCE",
+    "sepo": "agents.algorithms.sepo:SEPO",
+    "ppo": "agents.algorithms.ppo:PPO",
+    "ddpo": "agents.algorithms.ddpo:DDPO",
+    "reinforce": "agents.algorithms.reinforce:REINFORCE",
 }
 
 

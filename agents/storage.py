@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from agents.checkpoint import load_checkpoint
 from agents.sealed import read_sealed, seal
+from agents.training.checkpoint import load_checkpoint
 from sepo_env import tasks
 from sepo_env.arguments import shown
 from sepo_env.errors import CheckpointError
 from sepo_env.files import write_atomically, writing
-from sepo_env.paths import check_file, is_folder
+from sepo_env.loading.paths import check_file, is_folder
 from sepo_env.tasks import Task
 from sepo_env.tasks.prompts import PromptSet, prompts_fingerprint
 

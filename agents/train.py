@@ -19,12 +19,12 @@ from typing import Any
 import tyro
 
 from agents.agent import Agent
-from agents.before_after import as_text, judged, write_samples
 from agents.command_line import DIVERGED, DONE, FAILED, INTERRUPTED, WRONG_USAGE, flags_of, run, say, settings_of
 from agents.config import AgentConfig
 from agents.lookup import named_task
-from agents.recovery import AGENT_FOLDER
 from agents.registry import AGENTS, agent_class
+from agents.training.before_after import as_text, judged, write_samples
+from agents.training.recovery import AGENT_FOLDER
 from sepo_env import tasks
 from sepo_env.arguments import Positive, WholeNumber, check_fields
 from sepo_env.rewards import OnError

@@ -13,16 +13,16 @@ from typing import Any
 from torch import Tensor
 
 from agents.agent import Agent
-from agents.checkpoint import load_checkpoint
-from agents.recovery import CHECKPOINT_FILE
 from agents.storage import ARTEFACTS, CONFIG_FILE, FORMATS
 from agents.train import AGENT_FOLDER
+from agents.training.checkpoint import load_checkpoint
+from agents.training.recovery import CHECKPOINT_FILE
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess, make_schedule
 from sepo_env.diffusion.sampler import sample
 from sepo_env.diffusion.schedule import SCHEDULES
 from sepo_env.errors import CheckpointError
-from sepo_env.hub import PREFIX, local_path
+from sepo_env.loading.hub import PREFIX, local_path
 from sepo_env.tasks.dna_enhancer import DNAEnhancerTask
 from sepo_env.textfile import read_json
 

@@ -16,7 +16,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from agents.command_line import DONE, FAILED, INTERRUPTED, flags_of, run, settings_of
 from sepo_env.arguments import PathArgument
-from sepo_env.paths import as_path
+from sepo_env.loading.paths import as_path
 
 AMISS, REFUSED = 1, 2
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sepo_env.errors import CheckpointError
-from sepo_env.paths import check_file
+from sepo_env.loading.paths import check_file
 
 LARGEST_TEXT = 1 << 30
 """Bytes of a text; as many as fit into a memory beside all else."""

@@ -15,9 +15,9 @@ from torch import nn
 from sepo_env.assets import asset_path
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, load_denoiser, save_denoiser
 from sepo_env.errors import CheckpointError, FolderError, InvalidArgumentError
+from sepo_env.loading.tensorfile import build_from, held_to
 from sepo_env.rewards.oracles import load_oracle
 from sepo_env.rewards.sentiment import load_sentiment
-from sepo_env.tensorfile import build_from, held_to
 
 FILES: dict[str, tuple[str, str, Callable[[Any], nn.Module]]] = {
     "denoiser": ("dna_denoiser.safetensors", "config", load_denoiser),

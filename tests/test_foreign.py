@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sepo_env.errors import CheckpointError
-from sepo_env.foreign import Inert, read_foreign
+from sepo_env.loading.foreign import Inert, read_foreign
 
 
 class Marker:

@@ -13,7 +13,7 @@ import torch
 
 from sepo_env.denoisers import load_denoiser, load_drakes
 from sepo_env.errors import CheckpointError
-from sepo_env.foreign import read_foreign
+from sepo_env.loading.foreign import read_foreign
 
 PROGRAM = """
 import torch

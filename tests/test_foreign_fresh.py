@@ -9,7 +9,7 @@ import torch
 
 from sepo_env.denoisers import DNAConvConfig, DNAConvDenoiser, load_denoiser
 from sepo_env.errors import CheckpointError
-from sepo_env.foreign import read_foreign
+from sepo_env.loading.foreign import read_foreign
 from tests import crafted
 from tests.crafted import built, called, dictionary, named, number, program, storage, tensor, text, tuple_of
 
@@ -49,7 +49,9 @@ POISONS = {
     "a function of ours gets defaults": built(crafted.REBUILD, with_slots(__defaults__=tuple_of(number(1)))),
     "a class gets methods": built(named("collections", "OrderedDict"), with_slots(__setitem__=named("os", "system"))),
     "a dictionary gets methods": built(called(named("collections", "OrderedDict")), dictionary(text("items"), b"N")),
-    "a class of ours gets methods": built(named("sepo_env.inert", "Inert"), with_slots(__repr__=named("os", "system"))),
+    "a class of ours gets methods": built(
+        named("sepo_env.loading.inert", "Inert"), with_slots(__repr__=named("os", "system"))
+    ),
     "one of its own gets a name": built(named("a", "b"), dictionary(text("described"), text("torch.FloatStorage"))),
     "the memo is written over": b"q\x00".join((ROW, named("os", "system"))) + b"0",
 }

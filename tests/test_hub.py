@@ -23,7 +23,7 @@ from sepo_env.denoisers import (
     save_denoiser,
 )
 from sepo_env.errors import CheckpointError, InvalidArgumentError
-from sepo_env.hub import local_path, lone_file
+from sepo_env.loading.hub import local_path, lone_file
 from sepo_env.rewards import SequenceClassifierReward
 from sepo_env.tasks.language_metrics import Perplexity
 from tests import hf_models

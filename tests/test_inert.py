@@ -2,7 +2,7 @@
 
 import torch
 
-from sepo_env.inert import Inert, outline, shown
+from sepo_env.loading.inert import Inert, outline, shown
 
 
 def test_anything_is_told_in_a_few_words():

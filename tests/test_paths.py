@@ -8,9 +8,9 @@ import pytest
 
 from sepo_env.denoisers import load_denoiser, load_drakes, load_masked_lm, load_mdlm, load_sedd
 from sepo_env.errors import CheckpointError, InvalidArgumentError
-from sepo_env.foreign import read_foreign
-from sepo_env.paths import as_path, check_file, is_folder
-from sepo_env.tensorfile import read_tensors
+from sepo_env.loading.foreign import read_foreign
+from sepo_env.loading.paths import as_path, check_file, is_folder
+from sepo_env.loading.tensorfile import read_tensors
 
 FIXTURES = Path(__file__).parent / "fixtures"
 READERS = [load_denoiser, load_drakes, load_mdlm, load_sedd, load_masked_lm, read_foreign, read_tensors]

@@ -6,8 +6,8 @@ import gymnasium as gym
 import pytest
 import torch
 
-from agents.optimiser import PreciseAdamW
 from agents.registry import AGENTS, agent_class
+from agents.training.optimiser import PreciseAdamW
 from sepo_env import TorchRLEnv, tasks
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, DNAConvConfig, DNAConvDenoiser
 from sepo_env.errors import InvalidArgumentError, InvalidDenoiserError

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from sepo_env.errors import CheckpointError
-from sepo_env.tensorfile import check_finite, check_tensors, is_weight, read_tensors
+from sepo_env.loading.tensorfile import check_finite, check_tensors, is_weight, read_tensors
 
 
 def test_tensors_and_metadata_come_back_in_their_dtype(tmp_path):

@@ -14,7 +14,7 @@ from agents.reward_modelling import Pair, read_pairs
 from sepo_env import tasks, textfile
 from sepo_env.denoisers import load_denoiser
 from sepo_env.errors import CheckpointError, InvalidArgumentError
-from sepo_env.hugging_face import load_tokenizer, read_config
+from sepo_env.loading.hugging_face import load_tokenizer, read_config
 from sepo_env.tasks.codec import WordPieceCodec
 from sepo_env.tasks.hf_codec import load_codec
 from sepo_env.tasks.motifs import read_meme

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from sepo_env.arguments import Count, NonNegative, PathText, Positive, Size, check_fields
 from sepo_env.errors import InvalidArgumentError
-from sepo_env.paths import as_path
+from sepo_env.loading.paths import as_path
 
 # A resumed run may go on for longer; where it computes and how often it writes says nothing about what it is.
 FREE_ON_RESUME = frozenset({"num_epochs", "log_dir", "device", "save_every", "pairs", "eval_pairs", "base"})

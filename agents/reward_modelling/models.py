@@ -8,9 +8,9 @@ from typing import Any
 
 from agents.reward_modelling.config import RewardModelConfig
 from agents.reward_modelling.pairs import Pair
-from sepo_env.hub import local_path
-from sepo_env.hugging_face import import_transformers, load_folder, text_room
-from sepo_env.paths import is_folder
+from sepo_env.loading.hub import local_path
+from sepo_env.loading.hugging_face import import_transformers, load_folder, text_room
+from sepo_env.loading.paths import is_folder
 
 END, PADDING = "<|endoftext|>", "<|pad|>"
 # What a language model lacks of a sequence classifier: the layer that reads the reward off.

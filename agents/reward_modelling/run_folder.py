@@ -13,7 +13,7 @@ from agents.reward_modelling.config import FREE_ON_RESUME, RewardModelConfig
 from agents.sealed import read_sealed, seal
 from sepo_env.errors import CheckpointError
 from sepo_env.files import write_atomically
-from sepo_env.paths import check_file
+from sepo_env.loading.paths import check_file
 from sepo_env.textfile import read_json
 
 CHECKPOINT_FOLDER = "checkpoints"

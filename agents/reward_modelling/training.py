@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from agents.recovery import own_randomness
 from agents.reward_modelling.config import RewardModelConfig
 from agents.reward_modelling.encoding import encode_pairs
 from agents.reward_modelling.models import base_digest, make_model
@@ -27,8 +26,9 @@ from agents.reward_modelling.run_folder import (
     find_checkpoint,
 )
 from agents.reward_modelling.splitting import read_or_split
+from agents.training.recovery import own_randomness
 from sepo_env.files import write_atomically
-from sepo_env.hugging_face import import_transformers, quiet, save_folder
+from sepo_env.loading.hugging_face import import_transformers, quiet, save_folder
 from sepo_env.precision import float32_default
 
 MODEL_FOLDER = "reward_model"

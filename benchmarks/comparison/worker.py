@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from agents.recovery import checkpoint_path
+from agents.policies.sampling import PolicySampler
 from agents.registry import agent_class
-from agents.sampling import PolicySampler
+from agents.training.recovery import checkpoint_path
 from benchmarks.comparison.runs import Run
 from benchmarks.comparison.suite import Suite, evaluations_per_call
 from benchmarks.comparison.tables import COST_COLUMNS, PRETRAINED

@@ -25,9 +25,9 @@ from sepo_env.denoisers.weight_files import StoredWeights, Weights, kind_of, rea
 from sepo_env.diffusion.schedule import SCHEDULES
 from sepo_env.errors import CheckpointError, UnknownNameError
 from sepo_env.files import write_atomically
-from sepo_env.hub import local_path, lone_file
-from sepo_env.paths import as_path, is_folder
-from sepo_env.tensorfile import build_from, read_tensors
+from sepo_env.loading.hub import local_path, lone_file
+from sepo_env.loading.paths import as_path, is_folder
+from sepo_env.loading.tensorfile import build_from, read_tensors
 from sepo_env.textfile import parse_json
 
 FORMAT = "sepo_env.denoiser/1"

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from sepo_env.errors import CheckpointError, MissingExtraError
-from sepo_env.paths import is_folder
+from sepo_env.loading.paths import is_folder
 from sepo_env.textfile import read_json_object, read_text
 
 CONFIG_FILE = "config.json"

@@ -15,8 +15,8 @@ from sepo_env.denoisers.mdlm import MDLMConfig, MDLMDenoiser
 from sepo_env.denoisers.sedd import SEDDConfig, SEDDDenoiser
 from sepo_env.denoisers.weight_files import StoredWeights, Weights, fill_stored
 from sepo_env.errors import CheckpointError
-from sepo_env.inert import shown
-from sepo_env.tensorfile import is_weight
+from sepo_env.loading.inert import shown
+from sepo_env.loading.tensorfile import is_weight
 
 EMBEDDING = "vocab_embed.embedding"
 _NAMES = frozenset(

@@ -13,8 +13,8 @@ from torch import Tensor
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion.schedule import Geometric, LogLinear, Schedule
 from sepo_env.errors import CheckpointError, InvalidArgumentError
-from sepo_env.inert import Inert, shown
-from sepo_env.tensorfile import BUILD_ERRORS, check_finite, check_tensors, held_to
+from sepo_env.loading.inert import Inert, shown
+from sepo_env.loading.tensorfile import BUILD_ERRORS, check_finite, check_tensors, held_to
 
 OTHER_FILE = "give the file of that model, or load this one with its own loader"
 _DEEPEST = 32

@@ -12,7 +12,7 @@ from sepo_env.arguments import PathArgument, WholeNumber, checked
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.denoisers.masked_lm_codec import MaskedLMCodec
 from sepo_env.errors import InvalidArgumentError, InvalidTokensError
-from sepo_env.hugging_face import is_masked_lm_type, load_folder, read_config, save_folder
+from sepo_env.loading.hugging_face import is_masked_lm_type, load_folder, read_config, save_folder
 
 
 class MaskedLMDenoiser(Denoiser):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sepo_env.arguments import Count, WholeNumber, checked
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, UnknownNameError
-from sepo_env.hugging_face import encode_texts
 from sepo_env.identity import Identified, describe
+from sepo_env.loading.hugging_face import encode_texts
 
 _NO_RESIDUES = ("<null_1>", ".", "-", "|")
 """What ESM's alphabet holds besides letters: padding of the alphabet, gaps of alignments, breaks of a chain."""

@@ -35,10 +35,10 @@ from sepo_env.denoisers.mdlm import MDLMDenoiser
 from sepo_env.denoisers.sedd import SEDDDenoiser
 from sepo_env.denoisers.weight_files import StoredWeights, Weights, fill_stored, read_file, read_weights
 from sepo_env.errors import CheckpointError
-from sepo_env.hub import local_path, lone_file
-from sepo_env.inert import outline, shown
-from sepo_env.paths import is_folder
-from sepo_env.tensorfile import bare_name, find_prefixes
+from sepo_env.loading.hub import local_path, lone_file
+from sepo_env.loading.inert import outline, shown
+from sepo_env.loading.paths import is_folder
+from sepo_env.loading.tensorfile import bare_name, find_prefixes
 
 _STEM, _HEAD = "linear.weight", "final_conv.2.weight"
 _DNA_NAMES = frozenset({_STEM, "linear.bias", "time_embedder.0.W", "time_embedder.1.weight", _HEAD})

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.denoisers.layouts import OTHER_FILE, blank_model, fill_model, plain
 from sepo_env.errors import CheckpointError
-from sepo_env.foreign import read_foreign
-from sepo_env.inert import Inert, outline, shown
-from sepo_env.paths import check_file, is_folder
-from sepo_env.tensorfile import bare_name, check_tensors, find_prefixes, read_tensors
+from sepo_env.loading.foreign import read_foreign
+from sepo_env.loading.inert import Inert, outline, shown
+from sepo_env.loading.paths import check_file, is_folder
+from sepo_env.loading.tensorfile import bare_name, check_tensors, find_prefixes, read_tensors
 from sepo_env.textfile import read_json
 
 WEIGHTS_FILE = "model.safetensors"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sepo_env.inert import Inert, shown
+from sepo_env.loading.inert import Inert, shown
 from sepo_env.pickles.limits import (
     DEEPEST,
     LARGEST_KEY,

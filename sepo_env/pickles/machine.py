@@ -7,7 +7,7 @@ import pickletools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from sepo_env.inert import Inert, shown
+from sepo_env.loading.inert import Inert, shown
 from sepo_env.pickles.containers import Containers
 from sepo_env.pickles.limits import (
     LONGEST_NAME,

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from sepo_env.arguments import Count, PathArgument, WholeNumber, checked
 from sepo_env.errors import ArtefactsError, CheckpointError, InvalidArgumentError, MissingExtraError
-from sepo_env.foreign import read_foreign
-from sepo_env.inert import outline, shown
+from sepo_env.loading.foreign import read_foreign
+from sepo_env.loading.inert import outline, shown
+from sepo_env.loading.tensorfile import bare_name, check_finite, check_tensors
 from sepo_env.precision import float32_default
 from sepo_env.rewards.oracles import OracleEnsemble, Role
-from sepo_env.tensorfile import bare_name, check_finite, check_tensors
 
 _CHUNK = 64
 """Sequences that an Enformer trunk reads at a time; it holds about 1,500 channels a position."""
@@ -85,7 +85,7 @@ def load_grelu(
     """Read a gReLU checkpoint as an oracle, on the CPU, in evaluation mode and frozen.
 
     The architecture is built by gReLU from the checkpoint's ``model_params``, and the checkpoint's tensors are put in;
-    nothing is downloaded. No code in the checkpoint is run (`sepo_env.foreign`): trust is needed in the installed
+    nothing is downloaded. No code in the checkpoint is run (`sepo_env.loading.foreign`): trust is needed in the installed
     ``grelu`` and its dependencies, not in the file. The file still decides the architecture and the weights, so that a
     forged one can predict nonsense or ask for a lot of memory.
 

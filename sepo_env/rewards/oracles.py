@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from sepo_env.arguments import Count, PathArgument, Share, Size, WholeNumber, check_fields, checked
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
+from sepo_env.loading.tensorfile import build_from, read_tensors
 from sepo_env.metering import evaluates
 from sepo_env.precision import float32_default
-from sepo_env.tensorfile import build_from, read_tensors
 from sepo_env.textfile import parse_json
 
 Role = Literal["training", "held_out"]

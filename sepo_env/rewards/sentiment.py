@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from sepo_env.arguments import Count, PathArgument, Share, Size, check_fields, checked
 from sepo_env.errors import CheckpointError, InvalidArgumentError, MissingExtraError
 from sepo_env.identity import describe
+from sepo_env.loading.tensorfile import build_from, read_tensors
 from sepo_env.precision import float32_default
 from sepo_env.rewards.base import Reward
-from sepo_env.tensorfile import build_from, read_tensors
 from sepo_env.textfile import parse_json
 
 FORMAT = "sepo_env.sentiment/1"

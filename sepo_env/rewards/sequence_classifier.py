@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from sepo_env.arguments import PathArgument, Size, checked
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
-from sepo_env.hugging_face import load_config, load_folder, text_room
 from sepo_env.identity import class_name, describe
+from sepo_env.loading.hugging_face import load_config, load_folder, text_room
 from sepo_env.rewards.base import Reward, RewardRole
 
 Output = Literal["log-odds", "probability"]

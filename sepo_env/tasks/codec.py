@@ -13,7 +13,7 @@ from torch import Tensor
 from sepo_env.arguments import PathArgument, checked, shown
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidTokensError
 from sepo_env.files import write_atomically
-from sepo_env.paths import as_path
+from sepo_env.loading.paths import as_path
 from sepo_env.textfile import read_json_object
 
 FORMAT = "sepo_env.codec/1"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sepo_env.arguments import Count, PathArgument, checked
 from sepo_env.errors import InvalidArgumentError
-from sepo_env.hugging_face import encode_texts, load_tokenizer
+from sepo_env.loading.hugging_face import encode_texts, load_tokenizer
 
 
 class HuggingFaceCodec:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sepo_env.arguments import PathArgument, check_fields, checked
 from sepo_env.assets import asset_path
 from sepo_env.errors import CheckpointError, InvalidArgumentError, InvalidShapeError
-from sepo_env.paths import check_file
+from sepo_env.loading.paths import check_file
 from sepo_env.textfile import read_text
 
 _LETTERS = "ACGT"

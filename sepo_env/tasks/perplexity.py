@@ -13,7 +13,7 @@ from torch import Tensor
 from sepo_env.arguments import Count, PathArgument, checked
 from sepo_env.device import find_device
 from sepo_env.errors import CheckpointError, InvalidArgumentError
-from sepo_env.hugging_face import load_folder, text_room
+from sepo_env.loading.hugging_face import load_folder, text_room
 
 _TRIAL_LENGTH = 8
 # A causal model's earlier predictions change by rounding alone, those of a bidirectional one by far more than this.

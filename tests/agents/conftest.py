@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from agents.losses import (
+from agents.objectives import (
     ActorCriticLoss,
     DDPOLoss,
     DiffusionLoss,
@@ -19,8 +19,8 @@ from agents.losses import (
     ReinforceLoss,
     SEPOLoss,
 )
-from agents.losses.surrogates import ClippedSurrogate
-from agents.policy import Critic, ValueNetwork
+from agents.objectives.surrogates import ClippedSurrogate
+from agents.policies.rates import Critic, ValueNetwork
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear, Uniform
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from agents import DDPO, PPO, SEPO, Agent, PPOConfig, SEPOConfig
-from agents.recovery import CHECKPOINT_FILE
 from agents.sealed import seal
 from agents.storage import CONFIG_FILE, save_agent
+from agents.training.recovery import CHECKPOINT_FILE
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion import Cosine
 from sepo_env.errors import (

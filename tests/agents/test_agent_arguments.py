@@ -70,7 +70,7 @@ def test_wrong_numbers_of_samples_are_named(options: dict[str, Any], message: st
     ("use", "message"),
     [
         (lambda: SEPO(3), "task is 3, but must be text, or a Task"),
-        (lambda: SEPO(SEPO), "task is <class 'agents.sepo.SEPO'>.*, but must be text, or a Task"),
+        (lambda: SEPO(SEPO), "task is <class 'agents.algorithms.sepo.SEPO'>.*, but must be text, or a Task"),
         (lambda: SEPO("toy", config={"seed": 3}), "config is {'seed': 3}"),
         (lambda: SEPO("toy", device=3), "device is 3"),
         (lambda: SEPO("toy", workers=-1), "workers is -1"),

@@ -5,8 +5,8 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
-from agents.batch import add_critic_advantages, add_group_advantages, prompt_groups, visited_states
-from agents.policy import Critic
+from agents.policies.rates import Critic
+from agents.training.batch import add_critic_advantages, add_group_advantages, prompt_groups, visited_states
 
 B, K, L = 4, 3, 2
 

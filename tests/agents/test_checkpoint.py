@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torchrl.checkpoint import Checkpoint, StateDictCheckpointAdapter
 
-from agents import checkpoint
-from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.training import checkpoint
+from agents.training.checkpoint import load_checkpoint, save_checkpoint
 from sepo_env.errors import CheckpointError, FolderError
 
 

@@ -5,8 +5,8 @@ import gc
 import pytest
 import torch
 
-from agents.collect import collect, derived_seed, first_states, rollout_size
 from agents.config import AgentConfig
+from agents.training.collect import collect, derived_seed, first_states, rollout_size
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion.sampler import sample

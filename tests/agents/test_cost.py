@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 
 from agents.cost import CostMeter
-from agents.losses import SEPOLoss
+from agents.objectives import SEPOLoss
 from sepo_env.denoisers import ClassifierFreeGuidance, Denoiser, TabularDenoiser
 from sepo_env.denoisers.dna_cnn import DNAConvConfig, DNAConvDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from agents import DDPO, REINFORCE, SEPO, Agent
-from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.recovery import CHECKPOINT_FILE
 from agents.storage import CONFIG_FILE
 from agents.train import AGENT_FOLDER, main
+from agents.training.checkpoint import load_checkpoint, save_checkpoint
+from agents.training.recovery import CHECKPOINT_FILE
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import (
     ClassConditionalDenoiser,

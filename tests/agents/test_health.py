@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from agents import AGENTS, SEPO, Agent, agent_class
 from agents import recovery as recovery_module
-from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.health import LARGEST_WEIGHT, WeightCheck, sound_outputs
-from agents.logs import read_metrics
-from agents.recovery import checkpoint_path
+from agents.training.checkpoint import load_checkpoint, save_checkpoint
+from agents.training.health import LARGEST_WEIGHT, WeightCheck, sound_outputs
+from agents.training.logs import read_metrics
+from agents.training.recovery import checkpoint_path
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.envs.dynamics import Dynamics
 from sepo_env.errors import CheckpointError, DivergenceError, InvalidActionError, InvalidArgumentError

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from agents.functional import batch_mean_advantage, leave_one_out_advantage, subsample_steps
-from agents.losses import DDPOLoss, DiffusionLoss, PPOLoss, ReinforceLoss, SEPOLoss
-from agents.policy import Critic, ValueNetwork
+from agents.objectives import DDPOLoss, DiffusionLoss, PPOLoss, ReinforceLoss, SEPOLoss
+from agents.policies.rates import Critic, ValueNetwork
 
 PATH_LOSSES = {
     "sepo-token": lambda chain: SEPOLoss(chain.denoiser, chain.process, form="path"),

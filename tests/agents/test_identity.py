@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchrl.checkpoint import Checkpoint
 
 from agents import AGENTS, REINFORCE, SEPO, Agent, agent_class
-from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.recovery import checkpoint_path
+from agents.training.checkpoint import load_checkpoint, save_checkpoint
+from agents.training.recovery import checkpoint_path
 from sepo_env.denoisers import TabularDenoiser, save_denoiser
 from sepo_env.diffusion import LogLinear, Schedule
 from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from agents import AGENTS, Agent, agent_class
-from agents.collect import collect, rollout_size
-from agents.losses.sepo import FORMS
-from agents.update import Updater
+from agents.objectives.sepo import FORMS
+from agents.training.collect import collect, rollout_size
+from agents.training.update import Updater
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import Denoiser
 from sepo_env.diffusion.enumeration import state_laws

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.logs import METRICS_FILE, TENSORBOARD_FOLDER, Row, RunLog, read_metrics
+from agents.training.logs import METRICS_FILE, TENSORBOARD_FOLDER, Row, RunLog, read_metrics
 from sepo_env.errors import MissingExtraError
 from tests.agents.events import read_events
 

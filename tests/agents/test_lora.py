@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from agents import SEPO, Agent
-from agents.lora import adaptable_layers, add_lora, merge_lora
-from agents.weights import frozen_fingerprint, policy_state
+from agents.policies.lora import adaptable_layers, add_lora, merge_lora
+from agents.policies.weights import frozen_fingerprint, policy_state
 from sepo_env.denoisers import ARCHITECTURES, ConvDenoiser, ConvDenoiserConfig, Denoiser, TabularDenoiser
 from sepo_env.denoisers.dna_cnn import ClassDNAConvConfig, ClassDNAConvDenoiser, DNAConvConfig, DNAConvDenoiser
 from sepo_env.denoisers.masked_lm import MaskedLMDenoiser, load_masked_lm

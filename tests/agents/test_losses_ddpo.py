@@ -6,7 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from agents.losses import DDPOLoss
+from agents.objectives import DDPOLoss
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear
 

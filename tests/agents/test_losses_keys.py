@@ -6,7 +6,7 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 
-from agents.losses import ActorCriticLoss, DDPOLoss, DiffusionLoss, PPOLoss, SEPOLoss
+from agents.objectives import ActorCriticLoss, DDPOLoss, DiffusionLoss, PPOLoss, SEPOLoss
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear, Uniform
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, UnknownNameError

@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
-from agents.losses import SEPOLoss, SNISForm
+from agents.objectives import SEPOLoss, SNISForm
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear, Uniform
 from sepo_env.diffusion.enumeration import all_states

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from agents.losses import DDPOLoss, PPOLoss
-from agents.policy import Critic, ValueNetwork
+from agents.objectives import DDPOLoss, PPOLoss
+from agents.policies.rates import Critic, ValueNetwork
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear
 from tests.comparisons import assert_same

@@ -4,7 +4,7 @@ import torch
 from tensordict import TensorDict
 
 from agents.functional import leave_one_out_advantage
-from agents.losses import DDPOLoss, ReinforceLoss
+from agents.objectives import DDPOLoss, ReinforceLoss
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear
 from tests.comparisons import assert_same

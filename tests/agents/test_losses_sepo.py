@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict
 
 from agents.cost import CostMeter
-from agents.losses import NeighboursForm, SEPOLoss, SNISForm
+from agents.objectives import NeighboursForm, SEPOLoss, SNISForm
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear, Uniform
 from sepo_env.errors import InvalidArgumentError

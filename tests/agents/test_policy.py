@@ -4,7 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from agents.policy import Critic, RatePolicy, ValueNetwork
+from agents.policies.rates import Critic, RatePolicy, ValueNetwork
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear, Uniform
 from sepo_env.diffusion.kernel import held_rates

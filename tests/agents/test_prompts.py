@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 
 from agents import AGENTS, DDPO, SEPO, Agent, AgentConfig, agent_class, trainer
-from agents.collect import collect, derived_seed
-from agents.logs import read_metrics
-from agents.sampling import PolicySampler
+from agents.policies.sampling import PolicySampler
 from agents.train import AGENT_FOLDER, main
+from agents.training.collect import collect, derived_seed
+from agents.training.logs import read_metrics
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import ClassifierFreeGuidance
 from sepo_env.diffusion.sampler import sample

@@ -11,11 +11,11 @@ from tensordict import TensorDict
 from torchrl.objectives.value import GAE
 
 from agents import AGENTS, DDPO, PPO, SEPO, Agent, agent_class
-from agents.batch import add_critic_advantages, add_group_advantages, alone, prompt_figures, prompt_groups
-from agents.collect import rollout_size
 from agents.functional import ADVANTAGES
-from agents.logs import read_metrics
-from agents.policy import Critic, RatePolicy
+from agents.policies.rates import Critic, RatePolicy
+from agents.training.batch import add_critic_advantages, add_group_advantages, alone, prompt_figures, prompt_groups
+from agents.training.collect import rollout_size
+from agents.training.logs import read_metrics
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.errors import InvalidArgumentError

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 from torchrl.envs import GymWrapper
 
-from agents.batch import add_critic_advantages, add_group_advantages, prompt_groups, visited_states
-from agents.losses import PPOLoss, ReinforceLoss, SEPOLoss
-from agents.policy import Critic, RatePolicy
+from agents.objectives import PPOLoss, ReinforceLoss, SEPOLoss
+from agents.policies.rates import Critic, RatePolicy
+from agents.training.batch import add_critic_advantages, add_group_advantages, prompt_groups, visited_states
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import ClassifierFreeGuidance, TabularDenoiser
 from sepo_env.errors import InvalidArgumentError

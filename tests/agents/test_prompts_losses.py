@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from agents.evaluation import Evaluator
-from agents.losses import NeighboursForm, PathForm, ReinforceLoss, SEPOLoss, SNISForm
-from agents.losses.states import StateEvaluation
-from agents.sampling import PolicySampler
+from agents.objectives import NeighboursForm, PathForm, ReinforceLoss, SEPOLoss, SNISForm
+from agents.objectives.states import StateEvaluation
+from agents.policies.sampling import PolicySampler
+from agents.training.evaluation import Evaluator
 from sepo_env.denoisers import ClassifierFreeGuidance, TabularDenoiser
 from sepo_env.diffusion.enumeration import all_states, ancestral_law, expected_reward, state_index, state_laws
 from sepo_env.diffusion.likelihood import elbo

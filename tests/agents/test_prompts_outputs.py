@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.batch import visited_states
-from agents.losses import DiffusionLoss, NeighboursForm, PathForm, PPOLoss, ReinforceLoss, SEPOLoss, SNISForm
-from agents.policy import Critic, RatePolicy
+from agents.objectives import DiffusionLoss, NeighboursForm, PathForm, PPOLoss, ReinforceLoss, SEPOLoss, SNISForm
+from agents.policies.rates import Critic, RatePolicy
+from agents.training.batch import visited_states
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import Denoiser, TabularDenoiser
 from sepo_env.diffusion.guided import Guiding

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from agents import AGENTS, SEPO, Agent, agent_class
-from agents.checkpoint import load_checkpoint
-from agents.events import Events
-from agents.logs import METRICS_FILE, TENSORBOARD_FOLDER, Row, read_metrics
-from agents.recovery import AGENT_FOLDER, checkpoint_path
 from agents.train import main
+from agents.training.checkpoint import load_checkpoint
+from agents.training.events import Events
+from agents.training.logs import METRICS_FILE, TENSORBOARD_FOLDER, Row, read_metrics
+from agents.training.recovery import AGENT_FOLDER, checkpoint_path
 from sepo_env.errors import FolderError, FolderInUseError, InvalidArgumentError
 from sepo_env.files import LOCK_FILE, UNFINISHED, ClaimedFolder
 from tests.agents.events import read_events
@@ -294,14 +294,14 @@ def test_a_folder_needs_a_name() -> None:
 
 
 INTERRUPTED = {
-    "before the row": "agents.logs.RunLog.update",
-    "in the table": "agents.logs.RunLog._write_rows",
-    "in the events": "agents.events.Events.add",
-    "after the row": "agents.progress.ProgressBar.update",
-    "in the checkpoint": "agents.recovery.save_checkpoint",
-    "in the copy": "agents.recovery.RunCheckpoint.hold",
-    "in an evaluation": "agents.evaluation.Evaluator.evaluate",
-    "in an update": "agents.update.Updater.update",
+    "before the row": "agents.training.logs.RunLog.update",
+    "in the table": "agents.training.logs.RunLog._write_rows",
+    "in the events": "agents.training.events.Events.add",
+    "after the row": "agents.training.progress.ProgressBar.update",
+    "in the checkpoint": "agents.training.recovery.save_checkpoint",
+    "in the copy": "agents.training.recovery.RunCheckpoint.hold",
+    "in an evaluation": "agents.training.evaluation.Evaluator.evaluate",
+    "in an update": "agents.training.update.Updater.update",
 }
 
 

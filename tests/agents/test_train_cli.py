@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from agents import AGENTS, Agent, agent_class
-from agents.logs import read_metrics
-from agents.recovery import checkpoint_path
 from agents.train import AGENT_FOLDER, main
+from agents.training.logs import read_metrics
+from agents.training.recovery import checkpoint_path
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:128] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
 TOY = ["--task", "ToyCTMC-v0", "--device", "cpu", "--batch-size", "8", "--num-steps", "4", "--tensorboard", "off"]
@@ -152,13 +152,13 @@ def test_a_lack_of_memory_is_told_with_a_way_out(
         raise memory
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.update.Updater.update", fail)
+        patch.setattr("agents.training.update.Updater.update", fail)
         assert main(flags(1, tmp_path, "--quiet")) == 1
     shown = capsys.readouterr().err
     assert "Give a smaller --micro-batch-size" in shown
     assert "--resume" in shown
     assert main(flags(1, tmp_path, "--quiet", "--resume", "--micro-batch-size", "2")) == 0
-    monkeypatch.setattr("agents.update.Updater.update", lambda *_: 1 / 0)
+    monkeypatch.setattr("agents.training.update.Updater.update", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # a fault of the program keeps its traceback
         main(flags(1, None, "--quiet"))
 
@@ -178,7 +178,7 @@ def test_interruption_exits_with_130_and_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.evaluation.Evaluator.evaluate", interrupt)
+        patch.setattr("agents.training.evaluation.Evaluator.evaluate", interrupt)
         assert main(flags(4, tmp_path, "--quiet", "--eval-every", "3")) == 130
     shown = capsys.readouterr().err
     assert "last whole iteration is 2" in shown

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from agents import DDPO, PPO, REINFORCE, SEPO, Agent
-from agents.collect import derived_seed
-from agents.logs import METRICS_FILE, Row, read_metrics
-from agents.recovery import checkpoint_path
+from agents.training.collect import derived_seed
+from agents.training.logs import METRICS_FILE, Row, read_metrics
+from agents.training.recovery import checkpoint_path
 from sepo_env.denoisers import TabularDenoiser
 from sepo_env.diffusion.enumeration import state_laws
 from sepo_env.errors import CheckpointError, DivergenceError, RewardError

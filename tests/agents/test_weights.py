@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from agents import AGENTS, Agent, agent_class
+from agents.policies.weights import policy_state, unsound_tensors
 from agents.storage import save_agent
-from agents.weights import policy_state, unsound_tensors
 from sepo_env.errors import CheckpointError, DivergenceError
 
 SMALL: dict[str, Any] = {"num_steps": 4, "batch_size": 4, "eval_every": 0, "tensorboard": "off", "device": "cpu"}

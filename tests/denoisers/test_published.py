@@ -22,7 +22,7 @@ from sepo_env.denoisers import (
 )
 from sepo_env.diffusion import Geometric, LogLinear
 from sepo_env.errors import CheckpointError, UnknownNameError
-from sepo_env.foreign import read_foreign
+from sepo_env.loading.foreign import read_foreign
 from tests.comparisons import assert_same
 
 FORMATS = {

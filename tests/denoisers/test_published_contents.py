@@ -23,7 +23,7 @@ from sepo_env.denoisers import (
 from sepo_env.denoisers.dna_cnn import DNAConvConfig
 from sepo_env.denoisers.layouts import plain
 from sepo_env.errors import CheckpointError, InvalidArgumentError, UnknownNameError
-from sepo_env.foreign import read_foreign
+from sepo_env.loading.foreign import read_foreign
 
 ODD = [torch.int64, torch.uint8, torch.bool, torch.int8, torch.complex64, torch.float8_e4m3fn]
 

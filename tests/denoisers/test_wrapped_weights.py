@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from sepo_env.denoisers import Denoiser, load_denoiser, load_drakes, load_masked_lm, load_mdlm, load_sedd
 from sepo_env.errors import CheckpointError, UnknownNameError
-from sepo_env.foreign import read_foreign
-from sepo_env.tensorfile import bare_name, find_prefixes
+from sepo_env.loading.foreign import read_foreign
+from sepo_env.loading.tensorfile import bare_name, find_prefixes
 from tests.hf_models import save_masked_lm
 
 PREFIXES = [

@@ -123,7 +123,10 @@ def test_constants_are_told_by_their_kind() -> None:
 
 
 def test_what_is_installed_is_known_by_its_name() -> None:
-    assert all(is_library(name) for name in ("json", "numpy.linalg", "torch", "sepo_env.rewards", "agents.sepo", "sys"))
+    assert all(
+        is_library(name)
+        for name in ("json", "numpy.linalg", "torch", "sepo_env.rewards", "agents.algorithms.sepo", "sys")
+    )
     assert not any(is_library(name) for name in ("__main__", __name__, "of_the_users_own"))
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sepo_env import foreign
 from sepo_env.errors import CheckpointError
-from sepo_env.foreign import read_foreign
+from sepo_env.loading import foreign
+from sepo_env.loading.foreign import read_foreign
+from sepo_env.loading.tensorfile import MOST_TENSORS
 from sepo_env.pickles import limits
-from sepo_env.tensorfile import MOST_TENSORS
 from tests import crafted
 from tests.crafted import START, dictionary, named, number, program, text
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sepo_env.errors import CheckpointError
-from sepo_env.foreign import read_foreign
-from sepo_env.inert import Inert
+from sepo_env.loading.foreign import read_foreign
+from sepo_env.loading.inert import Inert
 from sepo_env.pickles import PickleReader
 from tests import crafted
 from tests.crafted import START, built, called, dictionary, named, number, program, text, tuple_of
