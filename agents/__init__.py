@@ -12,7 +12,8 @@ from agents.algorithms.ddpo import DDPO, DDPOConfig
 from agents.algorithms.ppo import PPO, PPOConfig
 from agents.algorithms.reinforce import REINFORCE, REINFORCEConfig
 from agents.algorithms.sepo import SEPO, SEPOConfig
-from agents.config import AgentConfig
+from agents.config import LearnerConfig, PolicyGradientConfig, SamplerConfig
+from agents.learner import Learner
 from agents.registry import AGENTS, agent_class
 
 __all__ = [
@@ -22,10 +23,13 @@ __all__ = [
     "REINFORCE",
     "SEPO",
     "Agent",
-    "AgentConfig",
     "DDPOConfig",
+    "Learner",
+    "LearnerConfig",
     "PPOConfig",
+    "PolicyGradientConfig",
     "REINFORCEConfig",
     "SEPOConfig",
+    "SamplerConfig",
     "agent_class",
 ]

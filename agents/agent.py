@@ -1,50 +1,39 @@
-"""The agent as its user sees it: made from a task's name, trained, sampled from, saved and loaded."""
+"""The agent as its user sees it: made from a task's name, sampled from, saved and loaded."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from agents.config import OUTPUT_FIELDS, AgentConfig
-from agents.identity import check_same_world, describe_reward
+from agents.config import OUTPUT_FIELDS, SamplerConfig
+from agents.cost import Cost, CostMeter
 from agents.lookup import named_task
-from agents.policies.guidance import check_guidance, describe_guidance, guided, with_guidance
-from agents.policies.lora import add_lora
+from agents.policies.guidance import describe_guidance, guided
 from agents.policies.sampling import PolicySampler
-from agents.policies.weights import frozen_fingerprint, load_policy_state, policy_state, unsound_tensors
-from agents.registry import agent_class
-from agents.storage import draw_saved_prompts, find_task, load_agent, save_agent
-from agents.training.collect import derived_seed, rollout_size
-from agents.training.evaluation import Evaluator
+from agents.policies.weights import frozen_fingerprint, policy_state, unsound_tensors
+from agents.storage import save_agent
 from agents.training.health import sound_outputs
-from agents.training.logs import Row
-from agents.training.optimiser import check_trainable
-from agents.training.recovery import own_randomness
-from agents.training.trainer import Callback, Objective, Trainer
-from sepo_env import TorchRLEnv
+from agents.traits import Traits
 from sepo_env.arguments import PathArgument, Positive, Seed, Size, WholeNumber, checked
 from sepo_env.denoisers import Denoiser
 from sepo_env.device import find_device
-from sepo_env.errors import CheckpointError, DivergenceError, InvalidArgumentError, UnknownNameError
-from sepo_env.identity import describe, is_library
+from sepo_env.diffusion.random import keys_from_seed
+from sepo_env.errors import DivergenceError, InvalidArgumentError
+from sepo_env.identity import describe
 from sepo_env.loading.paths import as_path
 from sepo_env.rewards import OnError, Reward
 from sepo_env.tasks import Task
-from sepo_env.tasks.prompts import prompts_fingerprint
-
-# Iterations are counted from 0 up, their other random numbers from -2 down: agents.training.trainer.
-_EVALUATION = -1
+from sepo_env.tasks.prompts import prompts_fingerprint, resolve_prompts
 
 
 class Agent(ABC):
-    """A denoiser that learns to sample what a reward likes.
+    """What gives sequences that a reward likes.
 
-    An algorithm is a subclass with a name, a config class and `make_objective`; it stands in a file of its own and in
-    `agents.registry.AGENTS`.
+    An algorithm is a subclass with a name, traits, a config class and `_draw`; it stands in a file of its own in
+    `agents.algorithms` and in `agents.registry.AGENTS`. One that is trained is a `agents.learner.Learner`.
 
     Args:
         task: an environment's id (``"DNAEnhancer-v0"``), a task's name (``"dna_enhancer"``) or a task.
@@ -61,8 +50,7 @@ class Agent(ABC):
         **overrides: single fields of the config.
 
     Attributes:
-        denoiser: the policy's network; a copy of the task's pretrained one at first.
-        history: one row of figures for each iteration of the last training.
+        denoiser: the network that it samples with; a copy of the task's pretrained one at first.
 
     Raises:
         UnknownNameError: an unknown task, reward or field.
@@ -70,22 +58,23 @@ class Agent(ABC):
         HeldOutRewardError: the reward is the one that judges.
 
     Example:
-        >>> from agents import SEPO
-        >>> agent = SEPO("ToyCTMC-v0", num_iterations=2, batch_size=8, num_steps=4, states_per_trajectory=0)
-        >>> history = agent.train(progress=False)
-        >>> [row["reward_calls"] for row in history], len(agent.sample(3))
-        ([8, 16], 3)
+        >>> from agents import agent_class
+        >>> agent = agent_class("sepo")("ToyCTMC-v0", num_steps=4)
+        >>> len(agent.sample(3, seed=0)), agent.cost_per_sample()
+        (3, Cost(nfe=4.0, reward_calls=0.0))
     """
 
     name: ClassVar[str]
-    config_class: ClassVar[type[AgentConfig]]
+    traits: ClassVar[Traits]
+    config_class: ClassVar[type[SamplerConfig]]
+    config: SamplerConfig
 
     @checked
     def __init__(
         self,
         task: str | Task = "DNAEnhancer-v0",
         *,
-        config: AgentConfig | None = None,
+        config: SamplerConfig | None = None,
         reward: Any = None,
         workers: WholeNumber = 0,
         timeout: Positive | None = None,
@@ -106,81 +95,21 @@ class Agent(ABC):
             reward, workers=workers, timeout=timeout, on_error=on_error, floor=floor, cache=cache
         )
         self.denoiser = self._make_policy().to(self.device)
-        self.history: list[Row] = []
+        self._spent, self._delivered = Cost(0, 0), 0
 
     @abstractmethod
-    def make_objective(self, reference: Denoiser | None) -> Objective:
-        """The algorithm: the loss on `denoiser`, and how trajectories get their advantages.
+    def _draw(self, keys: Tensor, prompt: Tensor | None, num_steps: int) -> Tensor:
+        """Draw finished sequences; called without gradients, for some of the sequences at a time.
 
         Args:
-            reference: the pretrained denoiser, where ``kl_coeff`` asks for it.
-        """
-
-    @checked
-    def train(self, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True) -> list[Row]:
-        """Train until ``num_iterations`` are done, or the next one would exceed ``max_nfe`` or ``max_reward_calls``.
-
-        Args:
-            resume: go on from the checkpoint in ``log_dir``, bit for bit on the same CPU with as many threads; others,
-                and another ``micro_batch_size``, round otherwise (weights 3e-6 apart after four iterations).
-            callbacks: called with the row of each iteration.
-            progress: whether to show a bar.
+            keys: of the sequences' random numbers, int64 ``(N,)``; sequence n depends on its key alone, or where
+                sequences compete with each other, on those of its batch.
+            prompt: visible tokens where given, the id V where free, int64 ``(N, L)``; None: nothing is given.
+            num_steps: K.
 
         Returns:
-            `history`, one row an iteration: cost so far, rewards, losses, diagnostics, and every ``eval_every``
-            iterations the held-out reward.
-
-        Raises:
-            InvalidArgumentError: weights that are frozen, or in a precision that cannot be trained in.
-            CheckpointError: nothing to resume from, a checkpoint of another run, or one that would be overwritten. Of
-                what cannot be told (whether a reward's lambda is the same), there is one warning.
-            DivergenceError: a loss, gradient, weight or ratio out of bounds, or a policy that cannot be sampled from.
-                The checkpoint is that of the last iteration before; `load` takes it into other settings.
-            FolderError: ``log_dir`` cannot be written to, or another run writes there (`FolderInUseError`).
-            KeyboardInterrupt: Ctrl-C; the checkpoint has been written.
+            Tokens, int64 ``(N, L)``.
         """
-        config = self.config
-        if config.group_size > 0 and not self.task.conditional:
-            raise InvalidArgumentError(
-                f"group_size is {config.group_size}, but the task {self.task.name!r} draws no prompts to share: the "
-                "whole batch is one group; give 0, or prompts to the task."
-            )
-        check_trainable(self.denoiser, self.device)
-        # The caller's own random numbers are not touched, and a no_grad() of his does not reach in here.
-        with own_randomness(config.seed), torch.enable_grad():
-            reference = guided(self.task.load_denoiser(), config).to(self.device).requires_grad_(False)
-            judge = self.task.judge()
-            self._pretrained = describe(reference.core)
-            trainer = Trainer(
-                self._describe_run(judge),
-                config,
-                env=TorchRLEnv(
-                    self.task,
-                    num_envs=rollout_size(config),
-                    num_steps=config.num_steps,
-                    reward=self.reward,
-                    device=self.device,
-                    seed=config.seed,
-                    prompt_repeats=max(1, config.group_size),
-                ),
-                denoiser=self.denoiser,
-                reference=reference,
-                objective=self.make_objective(reference if config.kl_coeff > 0 else None),
-                reward=self.reward,
-                evaluator=Evaluator(
-                    self._sampler(),
-                    reference,
-                    self.reward,
-                    judge,
-                    num_samples=config.eval_samples,
-                    seed=derived_seed(config.seed, _EVALUATION),
-                ),
-            )
-            try:
-                trainer.run(resume=resume, callbacks=callbacks, progress=progress)
-            finally:
-                self.history = trainer.rows  # an interrupted training leaves its rows as well
-        return self.history
 
     @checked
     def sample_tokens(
@@ -211,8 +140,37 @@ class Agent(ABC):
         self._check_weights("samples nothing but noise")
         if seed is None:
             seed = int(torch.randint(2**62, ()))
-        with sound_outputs(self.denoiser, "of these sequences"):
-            return self._sampler(num_steps).sample(self.denoiser, num_samples, seed, prompt)
+        # Seeds go on after the largest one, as 64-bit numbers do.
+        keys = keys_from_seed(torch.arange(num_samples, device=self.device) + seed)
+        prompts = resolve_prompts(self.task, prompt, keys)
+        steps = self.config.num_steps if num_steps is None else num_steps
+        meter = CostMeter(self.denoiser, reward=self.reward)
+        try:
+            with torch.no_grad(), sound_outputs(self.denoiser, "of these sequences"):
+                chunks = [
+                    self._draw(keys[rows], None if prompts is None else prompts[rows], steps)
+                    for rows in torch.arange(num_samples, device=self.device).split(self._chunk_size)
+                ]
+        finally:
+            self._spent = self._spent + Cost(meter.nfe, meter.reward_calls)
+            meter.close()
+        self._delivered += num_samples
+        return torch.cat(chunks)
+
+    def cost_per_sample(self) -> Cost:
+        """What a delivered sequence has cost so far, measured over all that `sample_tokens` has drawn.
+
+        Raises:
+            InvalidArgumentError: nothing has been drawn yet.
+        """
+        if self._delivered == 0:
+            raise InvalidArgumentError("nothing has been sampled yet, so nothing has been measured; sample first.")
+        return self._spent / self._delivered
+
+    @property
+    def _chunk_size(self) -> int:
+        """Sequences that `_draw` makes at a time, at most."""
+        return self.config.micro_batch_size
 
     def sample(self, num_samples: Size, **options: Any) -> list[str]:
         """Draw sequences as strings of the task's alphabet; options as for `sample_tokens`."""
@@ -259,41 +217,9 @@ class Agent(ABC):
             CheckpointError: not a whole agent, one of another class, or of weights that are not finite; or one of
                 another task, pretrained denoiser or guidance, or of prompts that the registered task does not draw.
         """
-        path = as_path(path)
-        description, weights, prompts = load_agent(path)
-        # A class of one's own need not be registered.
-        kind = cls if getattr(cls, "name", None) == description["agent"] else agent_class(description["agent"])
-        if not issubclass(kind, cls):
-            raise CheckpointError(path, f"it holds a {kind.__name__} agent", f"use {kind.__name__}.load or Agent.load")
-        fields = {name: value for name, value in description["config"].items() if name not in OUTPUT_FIELDS}
-        found = find_task(description["task"], path, task)
-        if task is None:
-            fields = with_guidance(fields, description)
-            draw_saved_prompts(found, path, prompts, description.get("prompts"))
-        try:
-            config = kind.config_class.from_dict(fields)
-        except (InvalidArgumentError, UnknownNameError) as error:
-            raise CheckpointError(path, f"its settings are not of this version ({error})", "save it again") from error
-        agent = kind(found, config=config, reward=reward, device=device, **options)
-        check_guidance(agent.denoiser, path, description, options)
-        wanted = agent._describe()
-        base = wanted.get("base")
-        if base != description.get("base"):
-            raise CheckpointError(
-                path,
-                f"its adapters belong to another pretrained denoiser ({description.get('base')}, this one is {base})",
-                "give the task with the denoiser that they were trained on, and lora_rank as it was",
-            )
-        check_same_world(path, description["task"], wanted["task"])
-        try:
-            load_policy_state(agent.denoiser, weights)
-        except RuntimeError as error:
-            raise CheckpointError(
-                path, f"its weights do not fit the task's denoiser ({error})", "give task="
-            ) from error
-        if broken := unsound_tensors(agent.denoiser):
-            raise CheckpointError(path, f"weights with NaN or infinity: {', '.join(broken)}", "give a sound agent")
-        return agent
+        from agents.load import load  # the base class does not know its subclasses
+
+        return load(cls, as_path(path), task=task, reward=reward, device=device, **options)
 
     def close(self) -> None:
         """End what the reward runs in the background, such as worker processes; a later call starts it anew."""
@@ -306,11 +232,9 @@ class Agent(ABC):
         self.close()
 
     def _make_policy(self) -> Denoiser:
-        denoiser, config = self.task.load_denoiser(), self.config
+        denoiser = self.task.load_denoiser()
         self._pretrained = describe(denoiser.core)
-        if config.lora_rank > 0:
-            add_lora(denoiser.core, config.lora_rank, config.lora_alpha, config.seed)
-        return guided(denoiser, config)
+        return guided(denoiser, self.config)
 
     def _describe(self) -> dict[str, Any]:
         base = frozen_fingerprint(self.denoiser)
@@ -318,14 +242,6 @@ class Agent(ABC):
         guidance, prompts = describe_guidance(self.denoiser), prompts_fingerprint(self.task)
         task = self.task.identity(self._pretrained)
         return {"agent": self.name, "task": task, "prompts": prompts, "guidance": guidance, **adapted}
-
-    def _describe_run(self, judge: Reward) -> dict[str, Any]:
-        """What a checkpoint says that the run is; without one, there is nobody to read it."""
-        if self.config.log_dir is None:
-            return {"agent": self.name}
-        rewards = {"reward": describe_reward(self.reward), "judge": describe_reward(judge)}
-        own = None if is_library(type(self).__module__) else describe(type(self))
-        return {**self._describe(), **rewards, "own code": own}
 
     def _check_weights(self, fate: str) -> None:
         if broken := unsound_tensors(self.denoiser):

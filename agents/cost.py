@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,25 @@ from sepo_env.rewards import Reward
 
 _FORWARD_AND_BACKWARD = 3
 """What an evaluation costs that a gradient can flow back through: a backward pass is about two forward ones."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What something costs: network evaluations and reward calls, in all or of each sequence.
+
+    Attributes:
+        nfe: sequences evaluated by the denoiser.
+        reward_calls: sequences scored.
+    """
+
+    nfe: float
+    reward_calls: float
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.nfe + other.nfe, self.reward_calls + other.reward_calls)
+
+    def __truediv__(self, number: int) -> Cost:
+        return Cost(self.nfe / number, self.reward_calls / number)
 
 
 class CountsCalls(Protocol):

@@ -9,6 +9,7 @@ from sepo_env.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from agents.agent import Agent
+    from agents.learner import Learner
 
 AGENTS: dict[str, str] = {
     "sepo": "agents.algorithms.sepo:SEPO",
@@ -32,3 +33,22 @@ def agent_class(name: str) -> type[Agent]:
     module, _, cls = AGENTS[name].partition(":")
     agent: type[Agent] = getattr(import_module(module), cls)
     return agent
+
+
+def learner_class(name: str) -> type[Learner]:
+    """The class of that name, of an agent that is trained.
+
+    Raises:
+        UnknownNameError: no agent that is trained has that name.
+    """
+    from agents.learner import Learner  # the classes import this module
+
+    found = agent_class(name)
+    if not issubclass(found, Learner):
+        raise UnknownNameError("agent that is trained", name, learners())
+    return found
+
+
+def learners() -> list[str]:
+    """The names of the agents that are trained; the others do all their work while they sample."""
+    return [name for name in AGENTS if agent_class(name).traits.trains]

@@ -18,11 +18,11 @@ from typing import Any
 
 import tyro
 
-from agents.agent import Agent
 from agents.command_line import DIVERGED, DONE, FAILED, INTERRUPTED, WRONG_USAGE, flags_of, run, say, settings_of
-from agents.config import AgentConfig
+from agents.config import LearnerConfig
+from agents.learner import Learner
 from agents.lookup import named_task
-from agents.registry import AGENTS, agent_class
+from agents.registry import learner_class, learners
 from agents.training.before_after import as_text, judged, write_samples
 from agents.training.recovery import AGENT_FOLDER
 from sepo_env import tasks
@@ -76,22 +76,23 @@ class RunOptions:
         check_fields(self)
 
 
-def train(name: str, config: AgentConfig, options: RunOptions) -> int:
+def train(name: str, config: LearnerConfig, options: RunOptions) -> int:
     """Run one training; returns the exit code, and says on standard error what went wrong."""
     how = "" if config.log_dir is None else "Give the same command with --resume to go on."
     return run(lambda: _train(name, config, options), how)
 
 
-def _train(name: str, config: AgentConfig, options: RunOptions) -> None:
+def _train(name: str, config: LearnerConfig, options: RunOptions) -> None:
     task = named_task(options.task, tasks.options_from_json(options.task_options))
     scoring = {name: getattr(options, name) for name in ("workers", "timeout", "on_error", "floor")}
     cache = options.cache or False
-    agent = agent_class(name)(task, config=config, reward=options.reward, cache=cache, device=options.device, **scoring)
+    kind = learner_class(name)
+    agent = kind(task, config=config, reward=options.reward, cache=cache, device=options.device, **scoring)
     with agent:
         _run(agent, options)
 
 
-def _run(agent: Agent, options: RunOptions) -> None:
+def _run(agent: Learner, options: RunOptions) -> None:
     config = agent.config
     if options.prompt:
         agent.task.start_from(options.prompt)
@@ -117,10 +118,10 @@ def _report(history: Sequence[dict[str, Any]]) -> None:
 
 
 def _command(name: str) -> Callable[..., int]:
-    config_class = agent_class(name).config_class
+    config_class = learner_class(name).config_class
     config_flags, option_flags = flags_of(config_class), flags_of(RunOptions)
 
-    def command(config: AgentConfig, options: RunOptions) -> int:
+    def command(config: LearnerConfig, options: RunOptions) -> int:
         return train(name, settings_of(config_class, config), settings_of(RunOptions, options))
 
     # tyro makes the flags from these.
@@ -133,7 +134,7 @@ def _command(name: str) -> Callable[..., int]:
 def main(args: Sequence[str] | None = None) -> int:
     """Parse the arguments and train; returns the exit code."""
     return tyro.extras.subcommand_cli_from_dict(
-        {name: _command(name) for name in AGENTS},
+        {name: _command(name) for name in learners()},
         prog="python -m agents.train",
         description=_DESCRIPTION,
         args=args,

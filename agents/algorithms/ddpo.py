@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from agents.agent import Agent
-from agents.config import AgentConfig, GroupAdvantage, OpenShare
+from agents.config import GroupAdvantage, OpenShare, PolicyGradientConfig
+from agents.learner import Learner
 from agents.objectives import DDPOLoss
 from agents.objectives.ddpo import DDPOForm
 from agents.objectives.surrogates import ClipLevel
 from agents.training.batch import add_group_advantages
-from agents.training.trainer import Objective
+from agents.training.method import Method
+from agents.training.policy_gradient import policy_gradient_method
+from agents.traits import Traits
 from sepo_env.denoisers import Denoiser
 
 
 @dataclass(frozen=True)
-class DDPOConfig(AgentConfig):
+class DDPOConfig(PolicyGradientConfig):
     """Settings of DDPO, policy gradient on the denoising MDP (arXiv 2305.13301)."""
 
     form: DDPOForm = "is"
@@ -37,14 +39,15 @@ class DDPOConfig(AgentConfig):
             self._require_one_step()
 
 
-class DDPO(Agent):
-    """Denoising diffusion policy optimisation (arXiv 2305.13301); see `agents.agent.Agent`."""
+class DDPO(Learner):
+    """Denoising diffusion policy optimisation (arXiv 2305.13301); see `agents.learner.Learner`."""
 
     name: ClassVar[str] = "ddpo"
-    config_class: ClassVar[type[AgentConfig]] = DDPOConfig
+    traits: ClassVar[Traits] = Traits(trains=True, fixed_point="return")
+    config_class: ClassVar[type[PolicyGradientConfig]] = DDPOConfig
     config: DDPOConfig
 
-    def make_objective(self, reference: Denoiser | None) -> Objective:
+    def make_method(self, reference: Denoiser) -> Method:
         config = self.config
         loss = DDPOLoss(
             self.denoiser,
@@ -52,8 +55,8 @@ class DDPO(Agent):
             form=config.form,
             clip_epsilon=config.clip_epsilon,
             clip_level=config.clip_level,
-            reference=reference,
+            reference=reference if config.kl_coeff > 0 else None,
             kl_coeff=config.kl_coeff,
             entropy_coeff=config.entropy_coeff,
         )
-        return Objective(loss, partial(add_group_advantages, kind=config.advantage))
+        return policy_gradient_method(loss, config, partial(add_group_advantages, kind=config.advantage))

@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from agents.agent import Agent
-from agents.config import AgentConfig, OpenShare
+from agents.config import OpenShare, PolicyGradientConfig
+from agents.learner import Learner
 from agents.objectives import PPOLoss
 from agents.objectives.surrogates import ClipLevel
 from agents.policies.rates import Critic
 from agents.training.batch import add_critic_advantages
-from agents.training.trainer import Objective
+from agents.training.method import Method
+from agents.training.policy_gradient import policy_gradient_method
+from agents.traits import Traits
 from sepo_env.arguments import Count, NonNegative, Share
 from sepo_env.denoisers import Denoiser
 
 
 @dataclass(frozen=True)
-class PPOConfig(AgentConfig):
+class PPOConfig(PolicyGradientConfig):
     """Settings of PPO with a critic (arXiv 1707.06347)."""
 
     inner_epochs: Count = 2
@@ -35,14 +37,15 @@ class PPOConfig(AgentConfig):
     """Weight of the critic's squared error."""
 
 
-class PPO(Agent):
-    """Proximal policy optimisation with a critic (arXiv 1707.06347); see `agents.agent.Agent`."""
+class PPO(Learner):
+    """Proximal policy optimisation with a critic (arXiv 1707.06347); see `agents.learner.Learner`."""
 
     name: ClassVar[str] = "ppo"
-    config_class: ClassVar[type[AgentConfig]] = PPOConfig
+    traits: ClassVar[Traits] = Traits(trains=True, fixed_point="return")
+    config_class: ClassVar[type[PolicyGradientConfig]] = PPOConfig
     config: PPOConfig
 
-    def make_objective(self, reference: Denoiser | None) -> Objective:
+    def make_method(self, reference: Denoiser) -> Method:
         config = self.config
         critic = Critic.of(self.task.process, conditional=self.task.conditional).to(self.device)
         loss = PPOLoss(
@@ -52,7 +55,7 @@ class PPO(Agent):
             clip_epsilon=config.clip_epsilon,
             clip_level=config.clip_level,
             critic_coeff=config.critic_coeff,
-            reference=reference,
+            reference=reference if config.kl_coeff > 0 else None,
             kl_coeff=config.kl_coeff,
             entropy_coeff=config.entropy_coeff,
         )
@@ -62,4 +65,4 @@ class PPO(Agent):
             gae_lambda=config.gae_lambda,
             micro_batch_size=config.micro_batch_size,
         )
-        return Objective(loss, advantages, critic)
+        return policy_gradient_method(loss, config, advantages, critic)

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from agents.agent import Agent
-from agents.config import AgentConfig, GroupAdvantage
+from agents.config import GroupAdvantage, PolicyGradientConfig
+from agents.learner import Learner
 from agents.objectives import ReinforceLoss
 from agents.training.batch import add_group_advantages
-from agents.training.trainer import Objective
+from agents.training.method import Method
+from agents.training.policy_gradient import policy_gradient_method
+from agents.traits import Traits
 from sepo_env.denoisers import Denoiser
 
 
 @dataclass(frozen=True)
-class REINFORCEConfig(AgentConfig):
+class REINFORCEConfig(PolicyGradientConfig):
     """Settings of REINFORCE with a leave-one-out baseline (arXiv 2402.14740); one optimiser step per batch."""
 
     advantage: GroupAdvantage = "leave-one-out"
@@ -28,20 +30,21 @@ class REINFORCEConfig(AgentConfig):
         self._require_one_step()
 
 
-class REINFORCE(Agent):
-    """REINFORCE with a leave-one-out baseline (arXiv 2402.14740); see `agents.agent.Agent`."""
+class REINFORCE(Learner):
+    """REINFORCE with a leave-one-out baseline (arXiv 2402.14740); see `agents.learner.Learner`."""
 
     name: ClassVar[str] = "reinforce"
-    config_class: ClassVar[type[AgentConfig]] = REINFORCEConfig
+    traits: ClassVar[Traits] = Traits(trains=True, fixed_point="return")
+    config_class: ClassVar[type[PolicyGradientConfig]] = REINFORCEConfig
     config: REINFORCEConfig
 
-    def make_objective(self, reference: Denoiser | None) -> Objective:
+    def make_method(self, reference: Denoiser) -> Method:
         config = self.config
         loss = ReinforceLoss(
             self.denoiser,
             self.task.process,
-            reference=reference,
+            reference=reference if config.kl_coeff > 0 else None,
             kl_coeff=config.kl_coeff,
             entropy_coeff=config.entropy_coeff,
         )
-        return Objective(loss, partial(add_group_advantages, kind=config.advantage))
+        return policy_gradient_method(loss, config, partial(add_group_advantages, kind=config.advantage))

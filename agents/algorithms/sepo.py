@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
-from agents.agent import Agent
-from agents.config import AgentConfig, GroupAdvantage, OpenShare
+from agents.config import GroupAdvantage, OpenShare, PolicyGradientConfig
+from agents.learner import Learner
 from agents.objectives import ActorCriticLoss, Form, NeighboursForm, PathForm, SEPOLoss, SNISForm
 from agents.objectives.sepo import FormName
 from agents.objectives.surrogates import ClipLevel, ClippedSurrogate
 from agents.policies.rates import Critic
 from agents.training.batch import add_critic_advantages, add_group_advantages
-from agents.training.trainer import Objective
+from agents.training.method import Method
+from agents.training.policy_gradient import policy_gradient_method
+from agents.traits import Traits
 from sepo_env.arguments import Count, NonNegative, Share
 from sepo_env.denoisers import Denoiser
 
 
 @dataclass(frozen=True)
-class SEPOConfig(AgentConfig):
+class SEPOConfig(PolicyGradientConfig):
     """Settings of SEPO, policy gradient on concrete scores (arXiv 2502.01384)."""
 
     form: FormName = "neighbours"
@@ -44,13 +46,13 @@ class SEPOConfig(AgentConfig):
     """Time at which scores are read, the paper's T - T0; read with form=snis."""
 
     @property
-    def num_states(self) -> int:
+    def num_samples(self) -> int:
         """Visited states that an update uses, N.
 
         The form snis has terms at the end of a trajectory only; the KL, the entropy and the critic stand at all steps.
         """
         if self.form != "snis":
-            return super().num_states
+            return super().num_samples
         whole_path = self.kl_coeff > 0 or self.entropy_coeff > 0 or self.advantage == "critic"
         return self.batch_size * (min(max(2, self.kept_steps), self.num_steps) if whole_path else 1)
 
@@ -64,14 +66,15 @@ class SEPOConfig(AgentConfig):
         return forms[self.form]
 
 
-class SEPO(Agent):
-    """Score Entropy Policy Optimization (arXiv 2502.01384); see `agents.agent.Agent`."""
+class SEPO(Learner):
+    """Score Entropy Policy Optimization (arXiv 2502.01384); see `agents.learner.Learner`."""
 
     name: ClassVar[str] = "sepo"
-    config_class: ClassVar[type[AgentConfig]] = SEPOConfig
+    traits: ClassVar[Traits] = Traits(trains=True, fixed_point="return")
+    config_class: ClassVar[type[PolicyGradientConfig]] = SEPOConfig
     config: SEPOConfig
 
-    def make_objective(self, reference: Denoiser | None) -> Objective:
+    def make_method(self, reference: Denoiser) -> Method:
         config, process = self.config, self.task.process
         if config.advantage != "critic":
             loss = SEPOLoss(
@@ -80,11 +83,11 @@ class SEPO(Agent):
                 form=config.make_form(),
                 clip_epsilon=config.clip_epsilon,
                 clip_level=config.clip_level,
-                reference=reference,
+                reference=reference if config.kl_coeff > 0 else None,
                 kl_coeff=config.kl_coeff,
                 entropy_coeff=config.entropy_coeff,
             )
-            return Objective(loss, partial(add_group_advantages, kind=config.advantage))
+            return policy_gradient_method(loss, config, partial(add_group_advantages, kind=config.advantage))
         critic = Critic.of(process, conditional=self.task.conditional).to(self.device)
         critic_loss = ActorCriticLoss(
             self.denoiser,
@@ -93,7 +96,7 @@ class SEPO(Agent):
             form=config.make_form(),
             surrogate=ClippedSurrogate(config.clip_epsilon, config.clip_level),
             critic_coeff=config.critic_coeff,
-            reference=reference,
+            reference=reference if config.kl_coeff > 0 else None,
             kl_coeff=config.kl_coeff,
             entropy_coeff=config.entropy_coeff,
         )
@@ -103,4 +106,4 @@ class SEPO(Agent):
             gae_lambda=config.gae_lambda,
             micro_batch_size=config.micro_batch_size,
         )
-        return Objective(critic_loss, advantages, critic)
+        return policy_gradient_method(critic_loss, config, advantages, critic)

@@ -3,7 +3,7 @@
 from agents.objectives.actor_critic import ActorCriticLoss
 from agents.objectives.ddpo import DDPOLoss
 from agents.objectives.forms import Form, NeighboursForm, PathForm
-from agents.objectives.policy_gradient import DiffusionLoss
+from agents.objectives.policy_gradient import PolicyGradientLoss
 from agents.objectives.ppo import PPOLoss
 from agents.objectives.reinforce import ReinforceLoss
 from agents.objectives.sepo import SEPOLoss
@@ -12,11 +12,11 @@ from agents.objectives.snis import SNISForm
 __all__ = [
     "ActorCriticLoss",
     "DDPOLoss",
-    "DiffusionLoss",
     "Form",
     "NeighboursForm",
     "PPOLoss",
     "PathForm",
+    "PolicyGradientLoss",
     "ReinforceLoss",
     "SEPOLoss",
     "SNISForm",

@@ -9,7 +9,7 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor
 
 from agents.objectives.forms import Form
-from agents.objectives.policy_gradient import DiffusionLoss
+from agents.objectives.policy_gradient import PolicyGradientLoss
 from agents.objectives.states import VisitedStates
 from agents.objectives.surrogates import Surrogate
 from sepo_env.denoisers.base import Denoiser
@@ -17,7 +17,7 @@ from sepo_env.diffusion import DiffusionProcess
 from sepo_env.errors import InvalidArgumentError
 
 
-class ActorCriticLoss(DiffusionLoss):
+class ActorCriticLoss(PolicyGradientLoss):
     r"""Any form and surrogate, with a critic :math:`V(x_t, t)`.
 
     The critic's part is its squared error averaged over the time of a trajectory,
@@ -36,15 +36,15 @@ class ActorCriticLoss(DiffusionLoss):
         kl_coeff: weight of the path KL to it.
         entropy_coeff: weight of the entropy bonus.
 
-    Keys and outputs: those of :class:`~agents.objectives.policy_gradient.DiffusionLoss`, and in value_target ``(N, 1)``, out
-    loss_critic; value names what the critic writes.
+    Keys and outputs: those of :class:`~agents.objectives.policy_gradient.PolicyGradientLoss`, and in value_target
+    ``(N, 1)``, out loss_critic; value names what the critic writes.
 
     Raises:
         InvalidArgumentError: a number out of range.
     """
 
     @dataclass
-    class _AcceptedKeys(DiffusionLoss._AcceptedKeys):
+    class _AcceptedKeys(PolicyGradientLoss._AcceptedKeys):
         """The tensordict keys, as ``set_keys`` takes them."""
 
         value_target: NestedKey = "value_target"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from agents.objectives.forms import PathForm
-from agents.objectives.policy_gradient import DiffusionLoss
+from agents.objectives.policy_gradient import PolicyGradientLoss
 from agents.objectives.surrogates import ClipLevel, ClippedSurrogate, ScoreFunctionSurrogate, Surrogate
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion import DiffusionProcess
@@ -14,7 +14,7 @@ from sepo_env.errors import UnknownNameError
 DDPOForm = Literal["is", "sf"]
 
 
-class DDPOLoss(DiffusionLoss):
+class DDPOLoss(PolicyGradientLoss):
     r"""Denoising diffusion policy optimisation (arXiv 2305.13301): importance sampling or score function.
 
     With :math:`l_k` the log-probability of the tokens resampled at step k, summed over positions, and
@@ -32,7 +32,7 @@ class DDPOLoss(DiffusionLoss):
         kl_coeff: weight of the path KL to it.
         entropy_coeff: weight of the entropy bonus.
 
-    Keys and outputs: see :class:`~agents.objectives.policy_gradient.DiffusionLoss`.
+    Keys and outputs: see :class:`~agents.objectives.policy_gradient.PolicyGradientLoss`.
 
     Raises:
         UnknownNameError: no form, or no clip level, has that name.

@@ -26,7 +26,7 @@ from sepo_env.diffusion.wrapped import unwrapped
 from sepo_env.errors import InvalidArgumentError
 
 
-class DiffusionLoss(LossModule):
+class PolicyGradientLoss(LossModule):
     r"""A policy-gradient objective on the visited states of a denoising chain.
 
     .. math:: L = -\frac{1}{B} \sum_{n} \omega_n \sum_i w_{n,i}\, f(r_{n,i})\, A_n

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from agents.objectives.forms import PathForm
-from agents.objectives.policy_gradient import DiffusionLoss
+from agents.objectives.policy_gradient import PolicyGradientLoss
 from agents.objectives.surrogates import ScoreFunctionSurrogate
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion import DiffusionProcess
 
 
-class ReinforceLoss(DiffusionLoss):
+class ReinforceLoss(PolicyGradientLoss):
     r"""REINFORCE: :math:`-A \sum_k l_k`.
 
     :math:`l_k` is the log-probability of the tokens resampled at step k, summed over positions.
@@ -23,7 +23,7 @@ class ReinforceLoss(DiffusionLoss):
         kl_coeff: weight of the path KL to it.
         entropy_coeff: weight of the entropy bonus.
 
-    Keys and outputs: see :class:`~agents.objectives.policy_gradient.DiffusionLoss`.
+    Keys and outputs: see :class:`~agents.objectives.policy_gradient.PolicyGradientLoss`.
 
     Raises:
         InvalidArgumentError: a coefficient out of range.

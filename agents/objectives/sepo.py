@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from agents.objectives.forms import Form, NeighboursForm, PathForm
-from agents.objectives.policy_gradient import DiffusionLoss
+from agents.objectives.policy_gradient import PolicyGradientLoss
 from agents.objectives.snis import SNISForm
 from agents.objectives.surrogates import ClipLevel, ClippedSurrogate
 from sepo_env.denoisers.base import Denoiser
@@ -16,7 +16,7 @@ FormName = Literal["path", "neighbours", "snis"]
 FORMS: dict[str, type[Form]] = {form.name: form for form in (PathForm, NeighboursForm, SNISForm)}
 
 
-class SEPOLoss(DiffusionLoss):
+class SEPOLoss(PolicyGradientLoss):
     r"""Score Entropy Policy Optimization (arXiv 2502.01384), in three forms.
 
     The policy gradient of a diffusion model is :math:`-E_x A(x) \sum_y \pi(y) \nabla \log s_\theta(x)_y`, but
@@ -34,7 +34,7 @@ class SEPOLoss(DiffusionLoss):
         kl_coeff: weight of the path KL to it.
         entropy_coeff: weight of the entropy bonus.
 
-    Keys and outputs: see :class:`~agents.objectives.policy_gradient.DiffusionLoss`.
+    Keys and outputs: see :class:`~agents.objectives.policy_gradient.PolicyGradientLoss`.
 
     Raises:
         UnknownNameError: no form, or no clip level, has that name.

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.config import AgentConfig
+from agents.config import SamplerConfig
 from sepo_env.denoisers import ClassifierFreeGuidance, Denoiser
 from sepo_env.errors import CheckpointError, InvalidArgumentError
 
 _FIELDS = {"scale": "guidance_scale", "label": "guidance_label"}
 
 
-def guided(denoiser: Denoiser, config: AgentConfig) -> Denoiser:
+def guided(denoiser: Denoiser, config: SamplerConfig) -> Denoiser:
     """The denoiser with the guidance of a config around it; the denoiser itself where the config asks for none.
 
     Raises:

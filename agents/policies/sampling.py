@@ -58,17 +58,34 @@ class PolicySampler:
             stop = min(start + self.chunk_size, num_samples)
             keys = all_keys[start:stop]
             given = None if prompts is None else prompts[start:stop]
-            tokens, prompt_mask = initial_tokens(self.task.process, keys, self.task.length, given)
-            yield reverse_steps(
-                self.task.process,
-                denoiser,
-                tokens,
-                num_steps=self.num_steps,
-                keys=keys,
-                prompt_mask=None if given is None else prompt_mask,
-                corrector_steps=self.corrector_steps,
-                corrector_size=self.corrector_size,
-            )
+            yield self.walk(denoiser, keys, given)
+
+    def walk(self, denoiser: DenoiserLike, keys: Tensor, prompt: Tensor | None) -> Iterator[ReverseStep]:
+        """Walk the reverse paths of some sequences side by side.
+
+        Args:
+            denoiser: the policy.
+            keys: int64 ``(N,)``; sequence n depends on its key alone.
+            prompt: visible tokens where given, the id V where free, int64 ``(N, L)``; None: nothing is given.
+        """
+        tokens, prompt_mask = initial_tokens(self.task.process, keys, self.task.length, prompt)
+        return reverse_steps(
+            self.task.process,
+            denoiser,
+            tokens,
+            num_steps=self.num_steps,
+            keys=keys,
+            prompt_mask=None if prompt is None else prompt_mask,
+            corrector_steps=self.corrector_steps,
+            corrector_size=self.corrector_size,
+        )
+
+    @torch.no_grad()
+    def draw(self, denoiser: DenoiserLike, keys: Tensor, prompt: Tensor | None) -> Tensor:
+        """The ends of those paths, int64 ``(N, L)``; arguments as for `walk`."""
+        for step in self.walk(denoiser, keys, prompt):
+            finished = step.next_tokens
+        return finished
 
     @torch.no_grad()
     def sample(self, denoiser: DenoiserLike, num_samples: int, seed: int, prompt: Any = None) -> Tensor:

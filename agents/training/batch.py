@@ -12,9 +12,9 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.objectives.value import GAE
 
-from agents.config import AgentConfig
+from agents.config import PolicyGradientConfig
 from agents.functional import ADVANTAGES, subsample_steps, subsample_steps_with_last
-from agents.objectives import DiffusionLoss
+from agents.objectives import PolicyGradientLoss
 from agents.policies.rates import Critic
 from sepo_env.precision import float32_default, without_autocast
 
@@ -29,6 +29,25 @@ _LEAST_SCALE = 1e-4
 def trajectory_rewards(trajectories: TensorDictBase) -> Tensor:
     """The reward of each finished trajectory ``(B, K)`` -> ``(B,)``; it comes with the last step."""
     return trajectories["next", "reward"].sum(dim=(1, 2))
+
+
+def collected_rewards(collected: TensorDictBase) -> Tensor | None:
+    """The rewards ``(B,)`` of what an iteration has scored; None where it has scored nothing.
+
+    Those of trajectories come with their last step; whoever scores sequences of its own writes them as ``reward``.
+    """
+    if ("next", "reward") in collected.keys(include_nested=True):
+        return trajectory_rewards(collected)
+    reward = collected.get("reward", None)
+    return None if reward is None else reward.reshape(-1)
+
+
+def reward_figures(reward: Tensor | None) -> dict[str, float | None]:
+    """Mean, median and standard deviation of the rewards of an iteration, None where there are none."""
+    if reward is None:
+        return dict.fromkeys(("reward_mean", "reward_median", "reward_std"))
+    figures = (reward.mean(), reward.median(), reward.std())
+    return dict(zip(("reward_mean", "reward_median", "reward_std"), map(float, figures), strict=True))
 
 
 def prompt_groups(trajectories: TensorDictBase) -> Tensor | None:
@@ -136,7 +155,7 @@ def _standardised(advantage: Tensor, group: Tensor | None) -> Tensor:
 
 
 def choose_steps(
-    loss: DiffusionLoss, config: AgentConfig, generator: torch.Generator, device: torch.device
+    loss: PolicyGradientLoss, config: PolicyGradientConfig, generator: torch.Generator, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Which steps of each trajectory an update uses, so that every sum of the loss is unbiased.
 
@@ -192,4 +211,5 @@ def visited_states(
     states["step"] = steps.reshape(-1)
     weights = torch.as_tensor(inclusion_weight).expand_as(steps).reshape(-1, 1)
     states["inclusion_weight"] = weights.to(states["advantage"])
+    states["num_trajectories"] = torch.full_like(states["inclusion_weight"], num_trajectories)
     return states

@@ -10,7 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.collectors import Collector
 from torchrl.envs import Compose, Transform, TransformedEnv
 
-from agents.config import AgentConfig
+from agents.config import LearnerConfig
 from agents.policies.rates import RatePolicy
 from agents.training.health import CURE
 from sepo_env import TorchRLEnv
@@ -89,7 +89,7 @@ class GradientFlow(Transform):
         return tensordict, tensordict_
 
 
-def rollout_size(config: AgentConfig) -> int:
+def rollout_size(config: LearnerConfig) -> int:
     """How many trajectories walk side by side, R: all B of a batch, or the largest part that fits a micro-batch.
 
     Parts are equal, and trajectories that share a prompt stay together. What one step holds, ``(R, L, V)`` numbers, is
@@ -100,13 +100,13 @@ def rollout_size(config: AgentConfig) -> int:
     return max((size for size in parts if size <= config.micro_batch_size), default=parts[0])
 
 
-def _part_seeds(config: AgentConfig, iteration: int) -> list[int]:
+def _part_seeds(config: LearnerConfig, iteration: int) -> list[int]:
     # A trajectory's randomness is that of its own seed, so a batch in parts is the batch in one piece.
     first = derived_seed(config.seed, iteration)
     return [first + row for row in range(0, config.batch_size, rollout_size(config))]
 
 
-def first_states(env: TorchRLEnv, config: AgentConfig, iteration: int) -> TensorDict:
+def first_states(env: TorchRLEnv, config: LearnerConfig, iteration: int) -> TensorDict:
     """The states ``(B,)`` that the trajectories of an iteration start from."""
     parts = []
     for seed in _part_seeds(config, iteration):
@@ -116,7 +116,7 @@ def first_states(env: TorchRLEnv, config: AgentConfig, iteration: int) -> Tensor
 
 
 def collect(
-    env: TorchRLEnv, denoiser: Denoiser, config: AgentConfig, first_iteration: int
+    env: TorchRLEnv, denoiser: Denoiser, config: LearnerConfig, first_iteration: int
 ) -> Generator[TensorDict, None, None]:
     """Sample a batch of trajectories ``(B, K)`` for each iteration, for ever, without gradients.
 
@@ -181,3 +181,17 @@ def _refuse_unsound(policy: RatePolicy, env: TorchRLEnv, error: InvalidActionErr
         raise DivergenceError(
             f"the policy cannot be sampled from any more: its rates are not finite, though its weights are; {CURE}"
         ) from error
+
+
+def starts(
+    env: TorchRLEnv, denoiser: Denoiser, config: LearnerConfig, first_iteration: int
+) -> Generator[TensorDict, None, None]:
+    """Where the trajectories of each iteration would start, ``(B, 1)``, for ever; arguments as for `collect`."""
+    iteration = first_iteration
+    while True:
+        yield first_states(env, config, iteration).unsqueeze(1)
+        iteration += 1
+
+
+SOURCES = {"trajectories": collect, "starts": starts}
+"""What a `Method` may eat, by name."""

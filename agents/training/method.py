@@ -33,7 +33,7 @@ class Method:
 
     Attributes:
         loss: its parameters are trained; the sum of its ``loss_*`` is minimised, what else it returns is logged.
-        samples: makes the flat batch ``[N]`` that the loss reads of what was collected ``(B, K)`` or ``(B,)``; the
+        samples: makes the flat batch ``[N]`` that the loss reads of what was collected, ``(B, K)`` or ``(B, 1)``; the
             number of the iteration (from 0) and a generator on the CPU are given, too. An entry ``num_trajectories``
             ``(N, 1)`` says by what sums over the batch are divided. An empty batch is passed over.
         source: what is collected first: ``"trajectories"`` of the policy in the environment, with rewards; or the
@@ -43,7 +43,7 @@ class Method:
         after_step: called after each optimiser step, such as to move a target network.
         reductions: how a figure of several micro-batches becomes one; what is not named is summed where its name begins
             with ``loss_``, and averaged otherwise.
-        limits: figures that stop a run which exceeds them, with the largest that is allowed.
+        limits: figures that stop a run which exceeds them; of each the setting that says so, and its value.
     """
 
     loss: LossModule
@@ -53,4 +53,4 @@ class Method:
     compares: bool = False
     after_step: Callable[[], None] | None = None
     reductions: Mapping[str, Reduction] = field(default_factory=dict)
-    limits: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, tuple[str, float]] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torchrl.checkpoint import GlobalRNGState
 
-from agents.config import AgentConfig, differing_fields
+from agents.config import LearnerConfig, differing_fields
 from agents.identity import check_same_run
 from agents.training.checkpoint import State, load_checkpoint, save_checkpoint
 from agents.training.logs import Row
@@ -54,7 +54,7 @@ class RunCheckpoint:
     """
 
     def __init__(
-        self, label: Mapping[str, Any], config: AgentConfig, names: tuple[str, ...], prompts: State | None = None
+        self, label: Mapping[str, Any], config: LearnerConfig, names: tuple[str, ...], prompts: State | None = None
     ) -> None:
         self.path = None if config.log_dir is None else checkpoint_path(config.log_dir)
         self._label = json.loads(json.dumps(label))  # as it is read back

@@ -6,31 +6,28 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 
-from agents.config import AgentConfig
+from agents.config import LearnerConfig
 from agents.cost import CostMeter
-from agents.objectives import DiffusionLoss
-from agents.policies.rates import Critic
 from agents.policies.weights import load_policy_state, policy_state
 from agents.storage import prompts_state
 from agents.training.batch import (
     NOTHING_TO_COMPARE,
     all_alone,
-    choose_steps,
+    collected_rewards,
     prompt_figures,
-    trajectory_rewards,
-    visited_states,
+    reward_figures,
 )
 from agents.training.checkpoint import State
-from agents.training.collect import collect, derived_seed, first_states
+from agents.training.collect import SOURCES, derived_seed, first_states
 from agents.training.evaluation import EVALUATION_COLUMNS, Evaluator
 from agents.training.health import sound_outputs
 from agents.training.logs import Row, RunLog
+from agents.training.method import Method
 from agents.training.progress import ProgressBar
 from agents.training.recovery import RunCheckpoint
 from agents.training.update import Updater
@@ -41,25 +38,11 @@ from sepo_env.rewards import Reward
 
 Callback = Callable[[Row], None]
 
-_PARTS = ("denoiser", "critic", "optimiser", "scheduler", "progress")
+_PARTS = ("denoiser", "optimiser", "scheduler", "progress")
+"""What every run keeps; a method adds parts of its own."""
 _COSTS = ("nfe", "reward_calls")
 _PROOF = 8
 """Sequences that are sampled at the end of a run, at most, to see whether its policy can be sampled from."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What an algorithm adds to the common loop.
-
-    Attributes:
-        loss: trained on visited states; its parameters are the policy's and, if it has one, the critic's.
-        add_advantages: writes ``advantage`` (and whatever else the loss reads) into trajectories ``(B, K)``.
-        critic: the value network that the loss trains as well, or None.
-    """
-
-    loss: DiffusionLoss
-    add_advantages: Callable[[TensorDict], None]
-    critic: Critic | None = None
 
 
 class Trainer:
@@ -74,7 +57,7 @@ class Trainer:
         env: environments of K steps, `agents.training.collect.rollout_size` of them.
         denoiser: the policy's network.
         reference: the pretrained network, frozen.
-        objective: what the algorithm adds.
+        method: what the algorithm adds.
         reward: the environment's.
         evaluator: judges the policy.
     """
@@ -82,12 +65,12 @@ class Trainer:
     def __init__(
         self,
         label: Mapping[str, Any],
-        config: AgentConfig,
+        config: LearnerConfig,
         *,
         env: TorchRLEnv,
         denoiser: Denoiser,
         reference: Denoiser,
-        objective: Objective,
+        method: Method,
         reward: Reward,
         evaluator: Evaluator,
     ) -> None:
@@ -95,11 +78,11 @@ class Trainer:
         self.config = config
         self.env = env
         self.denoiser = denoiser
-        self.objective = objective
+        self.method = method
         self.evaluator = evaluator
-        self.updater = Updater(objective.loss, config)
+        self.updater = Updater(method, config)
         self.meter = CostMeter(denoiser, reference, reward=reward)
-        self.checkpoint = RunCheckpoint(label, config, _PARTS, prompts_state(env.task))
+        self.checkpoint = RunCheckpoint(label, config, (*_PARTS, *method.parts), prompts_state(env.task))
         self.iteration = 0
         self.wall_time = 0.0
         self.eval_cost = dict.fromkeys(_COSTS, 0)
@@ -135,7 +118,7 @@ class Trainer:
         with self.checkpoint.folder or nullcontext():
             try:
                 self._start(resume)
-                batches = collect(self.env, self.denoiser, self.config, self.iteration)
+                batches = SOURCES[self.method.source](self.env, self.denoiser, self.config, self.iteration)
                 try:
                     self._loop(batches, callbacks, progress)
                     self.checkpoint.write()
@@ -163,7 +146,7 @@ class Trainer:
     def _refuse_lonely_prompts(self) -> None:
         """Refuse a run of which no batch could be learnt from, before anything is spent on it."""
         iterations = range(self.config.num_iterations)
-        if self.objective.critic is not None or not self.env.episodes.conditional or not iterations:
+        if not self.method.compares or not self.env.episodes.conditional or not iterations:
             return
         # Prompts are drawn from the seed, not from the policy, so the draws are those of the run; the first batch
         # with company ends the search.
@@ -225,11 +208,11 @@ class Trainer:
         # Negative numbers, so that no iteration shares its seed with the trajectories of another one.
         generator = torch.Generator().manual_seed(derived_seed(config.seed, -2 - self.iteration))
         with self._sampling():
-            trajectories = next(batches)
+            collected = next(batches)
             sampled = time.perf_counter()
         started += time.perf_counter() - sampled  # less what was written meanwhile
-        reward = trajectory_rewards(trajectories)
-        figures = self._update(trajectories, generator)
+        figures = self._update(collected, generator)
+        reward = collected_rewards(collected)
         self.iteration += 1
         self.wall_time += time.perf_counter() - started
         after = self.meter.state_dict()
@@ -239,10 +222,8 @@ class Trainer:
             "iteration": self.iteration,
             **after,
             "wall_time": self.wall_time,
-            "reward_mean": float(reward.mean()),
-            "reward_median": float(reward.median()),
-            "reward_std": float(reward.std()),
-            **prompt_figures(trajectories),
+            **reward_figures(reward),
+            **prompt_figures(collected),
             **figures,
             **dict.fromkeys(EVALUATION_COLUMNS),
         }
@@ -251,8 +232,8 @@ class Trainer:
             row |= self._evaluate()
         return row | {f"eval_{kind}": self.eval_cost[kind] for kind in _COSTS}, evaluates
 
-    def _update(self, trajectories: TensorDict, generator: torch.Generator) -> Mapping[str, float | None]:
-        if self.objective.critic is None and all_alone(trajectories):
+    def _update(self, collected: TensorDict, generator: torch.Generator) -> Mapping[str, float | None]:
+        if self.method.compares and all_alone(collected):
             if not self._skipped:
                 warnings.warn(
                     f"iteration {self.iteration + 1} updates nothing, and neither will others like it: "
@@ -261,10 +242,8 @@ class Trainer:
                 )
             self._skipped = True
             return self.updater.skip()
-        self.objective.add_advantages(trajectories)
-        steps, weights = choose_steps(self.objective.loss, self.config, generator, self.env.device)
-        states = visited_states(trajectories, steps, weights, first_id=self.iteration * self.config.batch_size)
-        return self.updater.update(states, self.config.batch_size, generator)
+        samples = self.method.samples(collected, self.iteration, generator)
+        return self.updater.update(samples, generator) if len(samples) else self.updater.skip()
 
     def _evaluate(self) -> Row:
         """Judge the policy; what that costs is booked apart from the training."""
@@ -290,7 +269,6 @@ class Trainer:
 
     def state_dict(self) -> dict[str, State]:
         """All that the rest of the run depends on, by part."""
-        critic = self.objective.critic
         progress: dict[str, Any] = {
             "iteration": self.iteration,
             "wall_time": self.wall_time,
@@ -300,18 +278,18 @@ class Trainer:
         }
         parts = (
             policy_state(self.denoiser),
-            {} if critic is None else critic.state_dict(),
             self.updater.optimiser.state_dict(),
             self.updater.scheduler.state_dict(),
             progress,
         )
-        return dict(zip(_PARTS, parts, strict=True))
+        own = {name: part.state_dict() for name, part in self.method.parts.items()}
+        return dict(zip(_PARTS, parts, strict=True)) | own
 
     def load_state_dict(self, parts: Mapping[str, State]) -> None:
         """Continue from what `state_dict` gave."""
         load_policy_state(self.denoiser, parts["denoiser"])
-        if self.objective.critic is not None:
-            self.objective.critic.load_state_dict(parts["critic"])
+        for name, part in self.method.parts.items():
+            part.load_state_dict(parts[name])
         self.updater.optimiser.load_state_dict(dict(parts["optimiser"]))
         self.updater.scheduler.load_state_dict(dict(parts["scheduler"]))
         progress = parts["progress"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from os import fspath
 from typing import Any, Literal
 
-from agents.config import AgentConfig
+from agents.config import PolicyGradientConfig
 from agents.registry import AGENTS, agent_class
 from benchmarks.comparison.tables import MAX_COST_SPREAD, PRETRAINED
 from sepo_env.arguments import Count, NonNegative, PathArgument, Size, WholeNumber, check_fields
@@ -147,7 +147,7 @@ def evaluations_per_call(guidance_scale: float) -> int:
     return 2 if guidance_scale > 0 else 1
 
 
-def evaluations_per_state(config: AgentConfig) -> int:
+def evaluations_per_state(config: PolicyGradientConfig) -> int:
     """Network evaluations that an update spends on each of the visited states.
 
     In each pass a forward and a backward (3) and, with a path KL, the reference (1); before them, where there is more

@@ -85,9 +85,9 @@ def load_grelu(
     """Read a gReLU checkpoint as an oracle, on the CPU, in evaluation mode and frozen.
 
     The architecture is built by gReLU from the checkpoint's ``model_params``, and the checkpoint's tensors are put in;
-    nothing is downloaded. No code in the checkpoint is run (`sepo_env.loading.foreign`): trust is needed in the installed
-    ``grelu`` and its dependencies, not in the file. The file still decides the architecture and the weights, so that a
-    forged one can predict nonsense or ask for a lot of memory.
+    nothing is downloaded. No code in the checkpoint is run (`sepo_env.loading.foreign`): trust is needed in the
+    installed ``grelu`` and its dependencies, not in the file. The file still decides the architecture and the weights,
+    so that a forged one can predict nonsense or ask for a lot of memory.
 
     Args:
         path: a ``.ckpt`` of ``grelu.lightning.LightningModel``.

@@ -13,8 +13,8 @@ from torch import Tensor
 from agents.objectives import (
     ActorCriticLoss,
     DDPOLoss,
-    DiffusionLoss,
     PathForm,
+    PolicyGradientLoss,
     PPOLoss,
     ReinforceLoss,
     SEPOLoss,
@@ -187,7 +187,7 @@ def _sepo_with_critic(denoiser, process=_PROCESS, **options) -> ActorCriticLoss:
     return ActorCriticLoss(denoiser, process, critic, form=PathForm(), surrogate=surrogate, **options)
 
 
-_LOSSES: dict[str, Callable[..., DiffusionLoss]] = {
+_LOSSES: dict[str, Callable[..., PolicyGradientLoss]] = {
     "sepo-path": lambda d, p=_PROCESS, **o: SEPOLoss(d, p, form="path", **o),
     "sepo-path-step": lambda d, p=_PROCESS, **o: SEPOLoss(d, p, form="path", clip_level="step", **o),
     "sepo-neighbours": lambda d, p=_PROCESS, **o: SEPOLoss(d, p, form="neighbours", **o),
@@ -234,7 +234,7 @@ def _total(out: TensorDict) -> Tensor:
     return sum(value for key, value in out.items() if key.startswith("loss_"))
 
 
-def _gradients(loss: DiffusionLoss, value: Tensor) -> dict[str, Tensor]:
+def _gradients(loss: PolicyGradientLoss, value: Tensor) -> dict[str, Tensor]:
     parameters = dict(loss.named_parameters())
     grads = torch.autograd.grad(value, list(parameters.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(parameters, grads, strict=True))
@@ -247,7 +247,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def losses() -> dict[str, Callable[..., DiffusionLoss]]:
+def losses() -> dict[str, Callable[..., PolicyGradientLoss]]:
     """Make a loss by name: denoiser, process, options."""
     return _LOSSES
 
@@ -271,6 +271,6 @@ def total() -> Callable[[TensorDict], Tensor]:
 
 
 @pytest.fixture(scope="session")
-def gradients() -> Callable[[DiffusionLoss, Tensor], dict[str, Tensor]]:
+def gradients() -> Callable[[PolicyGradientLoss, Tensor], dict[str, Tensor]]:
     """Gradients of a scalar with respect to a loss' parameters, by name; zeros where there is none."""
     return _gradients

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from agents.config import AgentConfig
+from agents.config import PolicyGradientConfig
 from agents.training.collect import collect, derived_seed, first_states, rollout_size
 from sepo_env import TorchRLEnv
 from sepo_env.denoisers import TabularDenoiser
@@ -22,7 +22,7 @@ def test_trajectories_are_the_samplers(graph: str, corrector_steps: int) -> None
     """Predictor and correctors in the environment draw, token by token, what the sampler draws from the same seed."""
     task = make("toy", graph=graph)
     denoiser = task.load_denoiser()
-    config = AgentConfig(batch_size=B, num_steps=K, corrector_steps=corrector_steps, seed=3)
+    config = PolicyGradientConfig(batch_size=B, num_steps=K, corrector_steps=corrector_steps, seed=3)
     env = TorchRLEnv(task, num_envs=B, num_steps=K, seed=0)
     batches = collect(env, denoiser, config, first_iteration=4)
     for iteration in (4, 5):
@@ -61,7 +61,7 @@ class LiveRates(TabularDenoiser):
 def test_rates_of_one_step_exist_at_a_time() -> None:
     task = make("toy", num_tokens=3, length=4)
     denoiser = LiveRates(3, 4, vocab_size=4)
-    config = AgentConfig(batch_size=7, num_steps=12)
+    config = PolicyGradientConfig(batch_size=7, num_steps=12)
     batches = collect(TorchRLEnv(task, num_envs=7, num_steps=12, seed=0), denoiser, config, first_iteration=0)
     LiveRates.most = 0
     trajectories = next(batches)
@@ -74,7 +74,7 @@ def test_rates_of_one_step_exist_at_a_time() -> None:
 def test_a_batch_depends_on_seed_iteration_and_policy_alone() -> None:
     task = make("toy")
     denoiser = task.load_denoiser()
-    config = AgentConfig(batch_size=B, num_steps=K)
+    config = PolicyGradientConfig(batch_size=B, num_steps=K)
 
     def batch(iteration: int, start: int, seed: int = 0) -> torch.Tensor:
         env = TorchRLEnv(task, num_envs=B, num_steps=K, seed=int(torch.randint(99, ())))
@@ -96,7 +96,7 @@ def test_a_batch_depends_on_seed_iteration_and_policy_alone() -> None:
 def test_parts_of_a_batch_divide_it_and_keep_groups_together(
     batch_size: int, group_size: int, micro_batch_size: int, expected: int
 ) -> None:
-    config = AgentConfig(batch_size=batch_size, group_size=group_size, micro_batch_size=micro_batch_size)
+    config = PolicyGradientConfig(batch_size=batch_size, group_size=group_size, micro_batch_size=micro_batch_size)
     assert rollout_size(config) == expected
 
 
@@ -106,7 +106,7 @@ def test_a_batch_in_parts_is_the_batch_in_one_piece(graph: str) -> None:
     task.start_from(["A???", "?B??", "??CA"])
     batches, starts = [], []
     for micro_batch_size in (64, 2):
-        config = AgentConfig(
+        config = PolicyGradientConfig(
             batch_size=B, num_steps=K, group_size=2, corrector_steps=1, micro_batch_size=micro_batch_size
         )
         size = rollout_size(config)

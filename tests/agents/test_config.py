@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents import AGENTS, AgentConfig, DDPOConfig, REINFORCEConfig, SEPOConfig, agent_class
+from agents import AGENTS, DDPOConfig, PolicyGradientConfig, REINFORCEConfig, SEPOConfig, agent_class
 from agents.config import FREE_ON_RESUME, differing_fields
 from agents.reward_modelling import RewardModelConfig
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
@@ -117,7 +117,7 @@ def test_a_folder_is_named_once_and_for_all(config: str, monkeypatch: pytest.Mon
         ({"seed": 2**63}, "seed is 9223372036854775808, but must be a whole number from 0 to"),
         ({"num_iterations": None}, "num_iterations is None, but must be a whole number"),
         ({"tensorboard": "yes"}, "unknown tensorboard 'yes'"),
-        ({"minibatches": 1000}, "minibatches is 1000, but must be at most the 256 states of a batch"),
+        ({"minibatches": 1000}, "minibatches is 1000, but must be at most the 256 samples of a batch"),
         ({"group_size": 3}, "group_size is 3, but must be 0, or a divisor of batch_size"),
         ({"tensorboard": "on"}, "tensorboard='on' needs a folder"),
         ({"log_dir": ""}, "log_dir is '', but must be the path of a folder"),
@@ -125,7 +125,7 @@ def test_a_folder_is_named_once_and_for_all(config: str, monkeypatch: pytest.Mon
     ],
 )
 @pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS)
-def test_out_of_range(config_class: type[AgentConfig], wrong: dict[str, object], message: str) -> None:
+def test_out_of_range(config_class: type[PolicyGradientConfig], wrong: dict[str, object], message: str) -> None:
     with pytest.raises((InvalidArgumentError, UnknownNameError), match=message):
         config_class(**wrong)
 
@@ -161,21 +161,21 @@ def test_form_settings_are_checked_at_once() -> None:
 
 
 def test_number_of_states() -> None:
-    config = AgentConfig(batch_size=10, num_steps=6)
-    assert config.replace(states_per_trajectory=4).num_states == 40
-    assert config.replace(states_per_trajectory=0).num_states == 60
-    assert config.replace(states_per_trajectory=9).num_states == 60
+    config = PolicyGradientConfig(batch_size=10, num_steps=6)
+    assert config.replace(states_per_trajectory=4).num_samples == 40
+    assert config.replace(states_per_trajectory=0).num_samples == 60
+    assert config.replace(states_per_trajectory=9).num_samples == 60
     config = SEPOConfig(form="snis", batch_size=10)
-    assert config.num_states == config.replace(form="path").num_states == 80
-    assert config.replace(states_per_trajectory=1).num_states == 20  # the last one, and one for all before it
-    assert config.replace(num_steps=1).num_states == 10
-    assert config.replace(kl_coeff=0.0).num_states == 10
-    assert config.replace(kl_coeff=0.0, entropy_coeff=0.1).num_states == 80
-    assert config.replace(kl_coeff=0.0, advantage="critic").num_states == 80
+    assert config.num_samples == config.replace(form="path").num_samples == 80
+    assert config.replace(states_per_trajectory=1).num_samples == 20  # the last one, and one for all before it
+    assert config.replace(num_steps=1).num_samples == 10
+    assert config.replace(kl_coeff=0.0).num_samples == 10
+    assert config.replace(kl_coeff=0.0, entropy_coeff=0.1).num_samples == 80
+    assert config.replace(kl_coeff=0.0, advantage="critic").num_samples == 80
 
 
 @pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS)
-def test_json_round_trip(config_class: type[AgentConfig]) -> None:
+def test_json_round_trip(config_class: type[PolicyGradientConfig]) -> None:
     config = config_class(batch_size=5, log_dir="x", max_nfe=7)
     assert config_class.from_dict(config.to_dict()) == config
 
@@ -196,7 +196,7 @@ def test_differing_fields_ignores_what_may_change() -> None:
 
 
 @pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS)
-def test_every_field_is_documented(config_class: type[AgentConfig]) -> None:
+def test_every_field_is_documented(config_class: type[PolicyGradientConfig]) -> None:
     documented: set[str] = set()
     for kind in config_class.__mro__[:-1]:
         body = ast.parse(inspect.getsource(kind)).body[0].body

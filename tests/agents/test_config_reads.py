@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from agents import AGENTS, AgentConfig, agent_class
+from agents import AGENTS, PolicyGradientConfig, agent_class
 from sepo_env.denoisers.transformer import TransformerDenoiser, TransformerDenoiserConfig
 from sepo_env.tasks import Task, make
 
@@ -46,12 +46,12 @@ class Reads:
             self.silent -= 1
 
 
-def recording(config_class: type[AgentConfig], reads: Reads) -> type[AgentConfig]:
+def recording(config_class: type[PolicyGradientConfig], reads: Reads) -> type[PolicyGradientConfig]:
     """A config of the same kind that tells ``reads`` what it is asked for."""
     fields = {field.name for field in dataclasses.fields(config_class)}
 
     def silently(method: str) -> Any:
-        def call(self: AgentConfig, *args: Any, **kwargs: Any) -> Any:
+        def call(self: PolicyGradientConfig, *args: Any, **kwargs: Any) -> Any:
             with reads.silence():
                 return getattr(super(Recording, self), method)(*args, **kwargs)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agents.functional import batch_mean_advantage, leave_one_out_advantage, subsample_steps
-from agents.objectives import DDPOLoss, DiffusionLoss, PPOLoss, ReinforceLoss, SEPOLoss
+from agents.objectives import DDPOLoss, PolicyGradientLoss, PPOLoss, ReinforceLoss, SEPOLoss
 from agents.policies.rates import Critic, ValueNetwork
 
 PATH_LOSSES = {
@@ -19,7 +19,7 @@ PATH_LOSSES = {
 }
 
 
-def expected_gradient(chain, loss: DiffusionLoss, **entries) -> torch.Tensor:
+def expected_gradient(chain, loss: PolicyGradientLoss, **entries) -> torch.Tensor:
     """Gradient that one would climb: minus that of the loss."""
     states = chain.expected(**entries)
     if isinstance(loss, PPOLoss):

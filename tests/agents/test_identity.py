@@ -310,18 +310,18 @@ def test_a_checkpoint_from_before_identities_is_resumed_with_a_warning(tmp_path:
 
 def test_an_agent_of_ones_own_is_told_by_its_code(tmp_path: Path) -> None:
     class Mine(SEPO):
-        def make_objective(self, reference: Any) -> Any:
-            return super().make_objective(reference)
+        def make_method(self, reference: Any) -> Any:
+            return super().make_method(reference)
 
     def other() -> type[SEPO]:
         class Mine(SEPO):
-            def make_objective(self, reference: Any) -> Any:
-                return SEPO.make_objective(self, reference)
+            def make_method(self, reference: Any) -> Any:
+                return SEPO.make_method(self, reference)
 
         return Mine
 
     trained(tmp_path, Mine)
-    with pytest.raises(CheckpointError, match="own code.make_objective.code was"):
+    with pytest.raises(CheckpointError, match="own code.make_method.code was"):
         resumed(tmp_path, other())
     with pytest.raises(CheckpointError, match="own code was .*, is None"):
         resumed(tmp_path, SEPO)

@@ -153,7 +153,7 @@ def test_an_update_works_on_as_many_states_as_the_config_says(
             name, make("toy", graph=graph), batch_size=6, states_per_trajectory=kept, **options, **coefficients
         )
         agent.train(progress=False)
-        assert seen.pop() == agent.config.num_states
+        assert seen.pop() == agent.config.num_samples
 
 
 def test_forms_that_sum_over_masks_are_refused_without() -> None:

@@ -6,7 +6,7 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 
-from agents.objectives import ActorCriticLoss, DDPOLoss, DiffusionLoss, PPOLoss, SEPOLoss
+from agents.objectives import ActorCriticLoss, DDPOLoss, PolicyGradientLoss, PPOLoss, SEPOLoss
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, TabularDenoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear, Uniform
 from sepo_env.errors import InvalidArgumentError, InvalidShapeError, UnknownNameError
@@ -47,7 +47,7 @@ def test_unknown_key_is_refused(losses, table, name):
         losses[name](table()).set_keys(logits="x")
 
 
-def keyword_arguments(loss: DiffusionLoss, states: TensorDict) -> dict[str, torch.Tensor]:
+def keyword_arguments(loss: PolicyGradientLoss, states: TensorDict) -> dict[str, torch.Tensor]:
     return {
         "_".join(key) if isinstance(key, tuple) else key: states[key]
         for key in loss.in_keys

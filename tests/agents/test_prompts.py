@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from agents import AGENTS, DDPO, SEPO, Agent, AgentConfig, agent_class, trainer
+from agents import AGENTS, DDPO, SEPO, Agent, PolicyGradientConfig, agent_class
 from agents.policies.sampling import PolicySampler
 from agents.train import AGENT_FOLDER, main
+from agents.training import trainer
 from agents.training.collect import collect, derived_seed
 from agents.training.logs import read_metrics
 from sepo_env import TorchRLEnv
@@ -48,13 +49,13 @@ def run(agent: Agent, **options: Any) -> list[dict[str, Any]]:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[TensorDict]:
     """The trajectories of every iteration that is trained on."""
     batches: list[TensorDict] = []
-    rewards = trainer.trajectory_rewards
+    rewards = trainer.collected_rewards
 
     def record(trajectories: TensorDict) -> torch.Tensor:
         batches.append(trajectories.clone())
         return rewards(trajectories)
 
-    monkeypatch.setattr(trainer, "trajectory_rewards", record)
+    monkeypatch.setattr(trainer, "collected_rewards", record)
     return batches
 
 
@@ -98,8 +99,8 @@ def test_every_agent_trains_on_prompts_that_stay(
 def test_group_sizes_that_do_not_fit_are_refused() -> None:
     for wrong in (-1, 1, 4):
         with pytest.raises(InvalidArgumentError, match="group_size"):
-            AgentConfig(batch_size=6, group_size=wrong)
-    assert AgentConfig(batch_size=6, group_size=3).group_size == 3
+            PolicyGradientConfig(batch_size=6, group_size=wrong)
+    assert PolicyGradientConfig(batch_size=6, group_size=3).group_size == 3
     with pytest.raises(InvalidArgumentError, match="draws no prompts"):
         run(SEPO(make("toy"), device="cpu", **SMALL, group_size=3))
 
@@ -112,7 +113,7 @@ def test_a_batch_with_groups_is_the_samplers_with_the_groups_prompts(
     """The prompt is the group's, the noise that of each trajectory: token by token what the sampler draws."""
     task = prompted(graph=graph)
     denoiser = task.load_denoiser()
-    config = AgentConfig(
+    config = PolicyGradientConfig(
         batch_size=B, num_steps=K, seed=seed, group_size=group_size, corrector_steps=corrector_steps, corrector_size=1.0
     )
     env = TorchRLEnv(task, num_envs=B, num_steps=K, seed=7, prompt_repeats=max(1, group_size))

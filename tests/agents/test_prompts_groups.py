@@ -78,7 +78,7 @@ def test_rewards_of_one_prompt_move_no_other_ones_advantages(name: str, options:
     task = make("toy", num_tokens=3, length=4, prompted=True)
     settings_ = {"batch_size": 12, "num_steps": K, "group_size": 3, "kl_coeff": 0.0}
     agent = agent_class(name)(task, device="cpu", **settings_, **options)
-    objective = agent.make_objective(None)
+    method = agent.make_method(task.load_denoiser())
     env = TorchRLEnv(task, num_envs=rollout_size(agent.config), num_steps=K, seed=1, prompt_repeats=3)
     trajectories = env.rollout(K, RatePolicy(agent.denoiser, task.process))
     group = prompt_groups(trajectories)
@@ -88,7 +88,7 @@ def test_rewards_of_one_prompt_move_no_other_ones_advantages(name: str, options:
     for shift in (0.0, 7.0):
         td = trajectories.clone()
         td["next", "reward"][group == 0, -1] += shift * torch.randn(int((group == 0).sum()), 1)
-        objective.add_advantages(td)
+        method.samples(td, 0, torch.Generator())
         advantages.append(td["advantage"])
     assert_same(advantages[1][group != 0], advantages[0][group != 0])
     assert not torch.allclose(advantages[0][group == 0], advantages[1][group == 0])
@@ -163,11 +163,11 @@ def test_critics_learn_what_the_given_positions_are_worth(name: str, options: di
     task.start_from(["A??", "??A"])
     settings_ = {"batch_size": 64, "num_steps": 2, "learning_rate": 1e-2, "kl_coeff": 0.0, "num_iterations": 40}
     agent = agent_class(name)(task, device="cpu", reward=token_reward(first_is_a), **settings_, **options)
-    critics = []
-    make_objective = agent.make_objective
-    agent.make_objective = lambda reference: critics.append(make_objective(reference)) or critics[-1]
+    methods = []
+    make_method = agent.make_method
+    agent.make_method = lambda reference: methods.append(make_method(reference)) or methods[-1]
     agent.train(progress=False)
-    critic = critics[0].critic
+    critic = methods[0].parts["critic"]
     assert critic.in_keys == ["tokens", "time", "prompt_mask"]
     tokens, time = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 1)
     mask = torch.tensor([[True, False, False], [False, False, True]])

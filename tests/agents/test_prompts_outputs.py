@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.objectives import DiffusionLoss, NeighboursForm, PathForm, PPOLoss, ReinforceLoss, SEPOLoss, SNISForm
+from agents.objectives import NeighboursForm, PathForm, PolicyGradientLoss, PPOLoss, ReinforceLoss, SEPOLoss, SNISForm
 from agents.policies.rates import Critic, RatePolicy
 from agents.training.batch import visited_states
 from sepo_env import TorchRLEnv
@@ -97,7 +97,7 @@ def test_what_a_network_says_where_a_token_is_given_is_never_read(
         states["old_log_prob"] = FORMS[form](NoisyWhereGiven(old, noise), task).log_probs(states)
         more = {"kl_coeff": 0.3, "entropy_coeff": 0.2, "reference": NoisyWhereGiven(reference, 2 * noise)}
         torch.manual_seed(seed)
-        loss: DiffusionLoss = FORMS[form](NoisyWhereGiven(table, noise), task, **more)
+        loss: PolicyGradientLoss = FORMS[form](NoisyWhereGiven(table, noise), task, **more)
         out = loss(states)
         parameter = next(p for name, p in loss.named_parameters() if "policy" in name and p.requires_grad)
         gradients = [

@@ -321,7 +321,7 @@ def test_nan_stops_the_run_and_spares_the_checkpoint(tmp_path: Path) -> None:
 
 def test_exploding_ratio_stops_the_run() -> None:
     settings = {"inner_epochs": 8, "learning_rate": 2.0, "max_ratio": 1.5, "num_iterations": 20}
-    with pytest.raises(DivergenceError, match=r"importance ratio.*max_ratio is 1.5.*no log_dir was given"):
+    with pytest.raises(DivergenceError, match=r"ratio_max has reached.*max_ratio is 1.5.*no log_dir was given"):
         run(small(**settings))
 
 
