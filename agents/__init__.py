@@ -8,7 +8,9 @@
 """
 
 from agents.agent import Agent
+from agents.algorithms.best_of_n import BestOfN, BestOfNConfig
 from agents.algorithms.ddpo import DDPO, DDPOConfig
+from agents.algorithms.grpo import GRPO, DrGRPO, DrGRPOConfig, GRPOConfig
 from agents.algorithms.ppo import PPO, PPOConfig
 from agents.algorithms.reinforce import REINFORCE, REINFORCEConfig
 from agents.algorithms.sepo import SEPO, SEPOConfig
@@ -19,11 +21,17 @@ from agents.registry import AGENTS, agent_class
 __all__ = [
     "AGENTS",
     "DDPO",
+    "GRPO",
     "PPO",
     "REINFORCE",
     "SEPO",
     "Agent",
+    "BestOfN",
+    "BestOfNConfig",
     "DDPOConfig",
+    "DrGRPO",
+    "DrGRPOConfig",
+    "GRPOConfig",
     "Learner",
     "LearnerConfig",
     "PPOConfig",

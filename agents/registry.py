@@ -16,6 +16,9 @@ AGENTS: dict[str, str] = {
     "ppo": "agents.algorithms.ppo:PPO",
     "ddpo": "agents.algorithms.ddpo:DDPO",
     "reinforce": "agents.algorithms.reinforce:REINFORCE",
+    "grpo": "agents.algorithms.grpo:GRPO",
+    "dr_grpo": "agents.algorithms.grpo:DrGRPO",
+    "best_of_n": "agents.algorithms.best_of_n:BestOfN",
 }
 
 

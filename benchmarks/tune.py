@@ -29,11 +29,10 @@ if __name__ == "__main__" and not __package__:  # run as a file
 import pandas as pd
 
 from agents.command_line import DONE
-from agents.registry import AGENTS
 from benchmarks._program import AMISS, PathOption, run_program
 from benchmarks.comparison.runs import Run, claim_all, plan
 from benchmarks.comparison.scheduler import available_cores, run_all
-from benchmarks.comparison.suite import Suite, SuiteName, make_suite, task_options
+from benchmarks.comparison.suite import COMPARED, Suite, SuiteName, make_suite, task_options
 from benchmarks.comparison.tables import PRETRAINED, markdown_table
 from benchmarks.comparison.verdict import unfinished_runs
 from benchmarks.comparison.worker import check
@@ -57,7 +56,7 @@ class Study:
     """
 
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    agents: tuple[str, ...] = tuple(AGENTS)
+    agents: tuple[str, ...] = COMPARED
     reward: str | None = None
 
     def configurations(self, suite: Suite) -> list[dict[str, Any]]:

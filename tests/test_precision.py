@@ -6,7 +6,7 @@ import gymnasium as gym
 import pytest
 import torch
 
-from agents.registry import AGENTS, agent_class
+from agents.registry import agent_class, learners
 from agents.training.optimiser import PreciseAdamW
 from sepo_env import TorchRLEnv, tasks
 from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, DNAConvConfig, DNAConvDenoiser
@@ -77,7 +77,7 @@ JOBS = {
     "first-hitting": functools.partial(first_hitting, "ToyCTMC-v0"),
     **{f"metrics {task}": functools.partial(figures_of, task, False) for task in ("toy", "dna_enhancer")},
     **{f"likelihood {task}": functools.partial(figures_of, task, True) for task in ("toy", "text_sentiment")},
-    **{name: functools.partial(trained, name) for name in AGENTS},
+    **{name: functools.partial(trained, name) for name in learners()},
     "critic": functools.partial(trained, "sepo", advantage="critic", kl_coeff=0.1, entropy_coeff=0.01),
     "snis": functools.partial(trained, "sepo", form="snis", inner_epochs=2),
     "corrector": functools.partial(trained, "sepo", form="path", corrector_steps=1),
@@ -171,7 +171,7 @@ def test_autocast_is_for_the_network_alone():
     torch.testing.assert_close(found, expected, rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", learners())
 @pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16, "autocast"], ids=str)
 def test_agents_train_networks_in_their_own_precision(name, precision):
     autocast = precision == "autocast"

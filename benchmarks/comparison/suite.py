@@ -156,7 +156,9 @@ def evaluations_per_state(config: PolicyGradientConfig) -> int:
     return config.inner_epochs * (3 + (config.kl_coeff > 0)) + (config.optimiser_steps > 1)
 
 
-ALL_AGENTS = (PRETRAINED, *AGENTS)
+COMPARED = ("sepo", "ppo", "ddpo", "reinforce")
+"""The agents that have been tuned, with equal effort."""
+ALL_AGENTS = (PRETRAINED, *COMPARED)
 
 _DNA = Suite(
     task="DNAEnhancer-v0",

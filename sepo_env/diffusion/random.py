@@ -65,6 +65,19 @@ def row_keys(seed: int, number: int, device: torch.device | str | None = None) -
     return keys_from_seed(first + torch.arange(number, device=device))
 
 
+def child_keys(keys: Tensor, number: Tensor | int) -> Tensor:
+    """Unrelated keys that belong to keys: of one trajectory, those of its candidates.
+
+    Args:
+        keys: int64 ``(B,)``.
+        number: int64 ``(B,)`` or one number; which child.
+
+    Returns:
+        Keys, int64 ``(B,)``.
+    """
+    return _mix(_mix(keys) + _GOLDEN_GAMMA * (torch.as_tensor(number, device=keys.device) + 1))
+
+
 def uniforms(keys: Tensor, counter: Tensor | int, num: int) -> Tensor:
     """Independent uniform numbers of the open interval (0, 1).
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import AGENTS, SEPO, Agent, agent_class
+from agents import SEPO, Agent, agent_class
 from agents.lookup import named_task
+from agents.registry import learners
 from sepo_env.errors import InvalidArgumentError, RewardError, RewardTimeoutError, UnknownNameError
 from sepo_env.tasks import make
 from tests.comparisons import assert_same
@@ -26,7 +27,7 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
 }
 
-every_agent = pytest.mark.parametrize("name", AGENTS)
+every_agent = pytest.mark.parametrize("name", learners())
 
 
 def small(name: str = "sepo", **options: Any) -> Agent:

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents import AGENTS, DDPOConfig, PolicyGradientConfig, REINFORCEConfig, SEPOConfig, agent_class
+from agents import DDPOConfig, PolicyGradientConfig, REINFORCEConfig, SEPOConfig, agent_class
 from agents.config import FREE_ON_RESUME, differing_fields
+from agents.registry import learners
 from agents.reward_modelling import RewardModelConfig
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
 
-CONFIGS = {name: agent_class(name).config_class for name in AGENTS}
+CONFIGS = {name: agent_class(name).config_class for name in learners()}
 
 
 ALL = {**CONFIGS, "reward model": partial(RewardModelConfig, **{"pairs": "pairs.jsonl", "log_dir": "run"})}

@@ -8,7 +8,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from agents import AGENTS, PolicyGradientConfig, agent_class
+from agents import PolicyGradientConfig, agent_class
+from agents.registry import learners
 from sepo_env.denoisers.transformer import TransformerDenoiser, TransformerDenoiserConfig
 from sepo_env.tasks import Task, make
 
@@ -85,7 +86,7 @@ def task_for(settings: dict[str, Any]) -> Task:
     return make("toy", denoiser=TransformerDenoiser(shape))
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", learners())
 def test_every_field_is_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A field that nobody reads would be a promise that nobody keeps."""
     monkeypatch.chdir(tmp_path)
@@ -100,7 +101,7 @@ def test_every_field_is_read(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_checks_copies_and_pictures_are_no_reads() -> None:
-    for name in AGENTS:
+    for name in learners():
         reads = Reads()
         config = recording(agent_class(name).config_class, reads)(batch_size=4).replace(seed=3)
         assert "seed=3" in repr(config)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchrl.checkpoint import Checkpoint
 
-from agents import AGENTS, REINFORCE, SEPO, Agent, agent_class
+from agents import REINFORCE, SEPO, Agent, agent_class
+from agents.registry import learners
 from agents.training.checkpoint import load_checkpoint, save_checkpoint
 from agents.training.recovery import checkpoint_path
 from sepo_env.denoisers import TabularDenoiser, save_denoiser
@@ -34,7 +35,7 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
 }
 
-every_agent = pytest.mark.parametrize("name", AGENTS)
+every_agent = pytest.mark.parametrize("name", learners())
 
 
 def trained(folder: Path, kind: type[Agent] = REINFORCE, task: Any = None, **options: Any) -> Agent:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents import AGENTS, Agent, agent_class
+from agents import Agent, agent_class
 from agents.objectives.sepo import FORMS
+from agents.registry import learners
 from agents.training.collect import collect, rollout_size
 from agents.training.update import Updater
 from sepo_env import TorchRLEnv
@@ -41,7 +42,7 @@ def choices(name: str) -> Iterator[dict[str, Any]]:
 
 EVERY = [
     pytest.param(name, options, graph, id="-".join([name, *options.values(), graph]))
-    for name in AGENTS
+    for name in learners()
     for options in choices(name)
     for graph in ("absorbing", "uniform")
     if graph == "absorbing" or not (options.get("form") in FORMS and FORMS[options["form"]].needs_mask)

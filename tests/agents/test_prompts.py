@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from agents import AGENTS, DDPO, SEPO, Agent, PolicyGradientConfig, agent_class
+from agents import DDPO, SEPO, Agent, PolicyGradientConfig, agent_class
 from agents.policies.sampling import PolicySampler
+from agents.registry import learners
 from agents.train import AGENT_FOLDER, main
 from agents.training import trainer
 from agents.training.collect import collect, derived_seed
@@ -59,7 +60,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[TensorDict]:
     return batches
 
 
-EVERY = [(name, {}, graph) for name in AGENTS for graph in ("absorbing", "uniform")]
+EVERY = [(name, {}, graph) for name in learners() for graph in ("absorbing", "uniform")]
 EVERY = [
     ("sepo", {"form": "path"}, graph) if (name, graph) == ("sepo", "uniform") else (name, options, graph)
     for name, options, graph in EVERY

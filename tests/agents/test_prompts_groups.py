@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 from torchrl.objectives.value import GAE
 
-from agents import AGENTS, DDPO, PPO, SEPO, Agent, agent_class
+from agents import DDPO, PPO, SEPO, Agent, agent_class
 from agents.functional import ADVANTAGES
 from agents.policies.rates import Critic, RatePolicy
+from agents.registry import learners
 from agents.training.batch import add_critic_advantages, add_group_advantages, alone, prompt_figures, prompt_groups
 from agents.training.collect import rollout_size
 from agents.training.logs import read_metrics
@@ -32,7 +33,7 @@ SMALL: dict[str, Any] = {
     "eval_samples": 6,
     "tensorboard": "off",
 }
-EVERY: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in AGENTS]
+EVERY: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in learners()]
 EVERY += [("sepo", {"advantage": "critic"}), ("sepo", {"form": "path", "advantage": "leave-one-out"})]
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from agents import AGENTS, Agent, agent_class
+from agents import Agent, agent_class
+from agents.registry import learners
 from sepo_env.errors import UnknownNameError
 from sepo_env.tasks import make
 
@@ -19,7 +20,7 @@ SMALL: dict[str, Any] = {
     "tensorboard": "off",
 }
 
-every_agent = pytest.mark.parametrize("name", AGENTS)
+every_agent = pytest.mark.parametrize("name", learners())
 
 
 def small(name: str, **overrides: Any) -> Agent:
@@ -30,7 +31,7 @@ def small(name: str, **overrides: Any) -> Agent:
 def test_names_agree(name: str) -> None:
     kind = agent_class(name)
     assert kind.name == name
-    assert kind.__name__.lower() == name
+    assert kind.__name__.lower() == name.replace("_", "")
     assert kind.__doc__
     assert kind.config_class.__doc__
     assert kind.config_class.__name__ == f"{kind.__name__}Config"
@@ -79,7 +80,9 @@ def test_first_update_has_ratio_one(name: str) -> None:
     assert rows[0]["ess"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", [name for name in AGENTS if "advantage" in agent_class(name).config_class().to_dict()])
+@pytest.mark.parametrize(
+    "name", [name for name in learners() if "advantage" in agent_class(name).config_class().to_dict()]
+)
 def test_equal_rewards_teach_nothing(name: str) -> None:
     """Compared with each other, trajectories of the same reward give no gradient."""
     agent = agent_class(name)("toy", reward=lambda s: [1.0] * len(s), device="cpu", **SMALL, num_iterations=2)

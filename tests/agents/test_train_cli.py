@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents import AGENTS, Agent, agent_class
+from agents import Agent, agent_class
+from agents.registry import learners
 from agents.train import AGENT_FOLDER, main
 from agents.training.logs import read_metrics
 from agents.training.recovery import checkpoint_path
@@ -28,11 +29,11 @@ def test_help_in_a_process_of_its_own(project_root: Path) -> None:
     command = [sys.executable, "-m", "agents.train", "--help"]
     done = subprocess.run(command, cwd=project_root, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0
-    assert all(name in done.stdout for name in AGENTS)
+    assert all(name in done.stdout for name in learners())
     assert "Exit codes" in done.stdout
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", learners())
 def test_every_setting_is_a_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([name, "--help"])
@@ -96,7 +97,7 @@ def test_wrong_usage_exits_with_two(wrong: list[str], capsys: pytest.CaptureFixt
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", learners())
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from agents import AGENTS, Agent, agent_class
+from agents import Agent, agent_class
+from agents.registry import learners
 from sepo_env.rewards import token_reward
 from sepo_env.tasks import make
 
@@ -25,7 +26,7 @@ SMALL: dict[str, Any] = {
     "tensorboard": "off",
 }
 
-every_agent = pytest.mark.parametrize("name", AGENTS)
+every_agent = pytest.mark.parametrize("name", learners())
 
 
 @pytest.fixture
@@ -70,7 +71,9 @@ def equal_rewards(name: str, **overrides: Any) -> tuple[Tensor, Tensor]:
     return before, agent.denoiser.state_dict()["logits"]
 
 
-@pytest.mark.parametrize("name", [name for name in AGENTS if "advantage" in agent_class(name).config_class().to_dict()])
+@pytest.mark.parametrize(
+    "name", [name for name in learners() if "advantage" in agent_class(name).config_class().to_dict()]
+)
 def test_weights_decay(name: str) -> None:
     """Without a gradient, two steps of AdamW multiply the weights by (1 - learning_rate * weight_decay) each."""
     before, after = equal_rewards(name, weight_decay=0.5)

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from agents import AGENTS, Agent, agent_class
+from agents import Agent, agent_class
 from agents.policies.weights import policy_state, unsound_tensors
+from agents.registry import learners
 from agents.storage import save_agent
 from sepo_env.errors import CheckpointError, DivergenceError
 
 SMALL: dict[str, Any] = {"num_steps": 4, "batch_size": 4, "eval_every": 0, "tensorboard": "off", "device": "cpu"}
 
-every_agent = pytest.mark.parametrize("name", AGENTS)
+every_agent = pytest.mark.parametrize("name", learners())
 
 
 def broken(name: str, value: float, task: str = "ToyCTMC-v0", **options: Any) -> Agent:

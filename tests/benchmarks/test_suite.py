@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from agents.registry import AGENTS, agent_class
-from benchmarks.comparison.suite import ALL_AGENTS, Evaluation, Suite, evaluations_per_state, make_suite
+from agents.registry import agent_class
+from benchmarks.comparison.suite import ALL_AGENTS, COMPARED, Evaluation, Suite, evaluations_per_state, make_suite
 from benchmarks.comparison.tables import PRETRAINED
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
 
@@ -16,7 +16,7 @@ TASKS = ["DNAEnhancer-v0", "TextRLHF-v0", "TextSentiment-v0", "ToyCTMC-v0"]
 
 @pytest.mark.parametrize("inner_epochs", [1, 2])
 @pytest.mark.parametrize("kl_coeff", [0.0, 0.1])
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", COMPARED)
 def test_the_cost_rule_is_what_the_trainer_spends(agent: str, kl_coeff: float, inner_epochs: int) -> None:
     if agent == "reinforce":
         inner_epochs = 1
@@ -40,7 +40,7 @@ def test_guidance_doubles_the_cost_and_halves_the_iterations() -> None:
     suite = make_suite("ToyCTMC-v0", "default", prompt=("A???",))
     guided = dataclasses.replace(suite, guidance_scale=1.0)
     assert guided.num_iterations == suite.num_iterations // 2
-    for agent in AGENTS:
+    for agent in COMPARED:
         settings, plain = guided.settings(agent), suite.settings(agent)
         assert settings["guidance_scale"] == 1.0
         assert "guidance_scale" not in plain
@@ -54,7 +54,7 @@ def test_guidance_doubles_the_cost_and_halves_the_iterations() -> None:
 def test_every_agent_costs_the_same_to_within_the_allowed_spread(task: str, name: str) -> None:
     suite = make_suite(task, name)
     costs = []
-    for agent in AGENTS:
+    for agent in COMPARED:
         settings = suite.settings(agent)
         config = agent_class(agent).config_class().replace(**settings)
         costs.append(config.num_steps + config.states_per_trajectory * evaluations_per_state(config))
@@ -65,7 +65,7 @@ def test_every_agent_costs_the_same_to_within_the_allowed_spread(task: str, name
 
 def test_the_full_suite_has_five_seeds_and_judges_more_sequences() -> None:
     default, full = make_suite("DNAEnhancer-v0", "default"), make_suite("DNAEnhancer-v0", "full")
-    assert default.agents == (PRETRAINED, *AGENTS)
+    assert default.agents == (PRETRAINED, *COMPARED)
     assert len(default.seeds) >= 2
     assert len(full.seeds) == 5
     assert full.evaluation.num_samples == 640  # of the published protocol
