@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents import AGENTS, SEPO, Agent, agent_class
+from agents import SEPO, Agent, agent_class
 from agents import recovery as recovery_module
+from agents.registry import learners
 from agents.training.checkpoint import load_checkpoint, save_checkpoint
 from agents.training.health import LARGEST_WEIGHT, WeightCheck, sound_outputs
 from agents.training.logs import read_metrics
@@ -34,7 +35,7 @@ def iteration_on_disk(folder: Path) -> int:
 TOO_LARGE = [("ToyCTMC-v0", rate) for rate in (1e8, 1e30, 1e38)] + [("DNAEnhancer-v0", 1e8)]
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", learners())
 @pytest.mark.parametrize(("task", "rate"), TOO_LARGE)
 def test_steps_that_are_too_large_end_as_a_divergence(name: str, task: str, rate: float, tmp_path: Path) -> None:
     kind = agent_class(name)
@@ -93,7 +94,7 @@ def limit_between(kind: type[Agent], settings: dict[str, Any]) -> float:
     return (sizes[2] + max(sizes[:2])) / 2
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", learners())
 @pytest.mark.parametrize(
     ("settings", "found"),
     [

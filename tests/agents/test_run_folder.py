@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from agents import AGENTS, SEPO, Agent, agent_class
+from agents import SEPO, Agent, agent_class
+from agents.registry import learners
 from agents.train import main
 from agents.training.checkpoint import load_checkpoint
 from agents.training.events import Events
@@ -81,7 +82,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", learners())
 def test_a_home_is_filled_in_for_all_that_is_written(name: str, home: Path) -> None:
     agent = small("~/runs/a", agent_class(name))
     agent.train(progress=False)
@@ -98,7 +99,7 @@ def test_the_command_line_fills_in_a_home(home: Path) -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", learners())
 def test_a_folder_may_be_a_path(name: str, tmp_path: Path) -> None:
     small(tmp_path / "run", agent_class(name)).train(progress=False)
     assert names(tmp_path / "run") == FILES
@@ -113,7 +114,7 @@ def test_a_run_stays_in_its_folder_when_somebody_changes_the_present_one(home: P
     assert list(home.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", learners())
 def test_shares_that_cannot_sync_a_folder_are_trained_on(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,7 +370,7 @@ def test_events_may_be_asked_for_later(tmp_path: Path, whole: Agent) -> None:
     assert_whole(tmp_path, agent, whole)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", learners())
 def test_a_run_goes_on_with_smaller_micro_batches(name: str, tmp_path: Path) -> None:
     """Rounding is all that differs, 1e-5 at most."""
     kind = agent_class(name)
