@@ -243,7 +243,7 @@ def test_training_in_float16_is_refused_by_name_and_sampling_is_not():
         agent.train(progress=False)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", learners())
 def test_frozen_networks_are_not_trained(name):
     agent = agent_class(name)(tasks.make("toy", denoiser=small_denoiser().requires_grad_(False)), **SHORT)
     with pytest.raises(InvalidArgumentError, match="all of the denoiser's weights are frozen"):
