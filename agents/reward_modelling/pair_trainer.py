@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +14,16 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from agents.health import WeightCheck
 from agents.reward_modelling.config import RewardModelConfig
 from agents.reward_modelling.encoding import Example
-from sepo_env.errors import DivergenceError
+from sepo_env.errors import CheckpointError, DivergenceError, FolderError
+from sepo_env.files import writing
 
 HELD_OUT_ACCURACY = "eval_accuracy"
 HELD_OUT_LOSS = "eval_loss"
+
+_CURE = "start a new run with a smaller learning_rate"
 
 
 class PairCollator:
@@ -46,6 +53,7 @@ class PairTrainer(Trainer):
         held_out: those that are judged after each epoch.
         progress: whether to show a bar.
         callbacks: Transformers' callbacks.
+        restore: called before a checkpoint is written: makes the run's folder again where somebody has removed it.
     """
 
     control: Any
@@ -61,7 +69,9 @@ class PairTrainer(Trainer):
         *,
         progress: bool,
         callbacks: Sequence[Any] = (),
+        restore: Callable[[], object] = lambda: None,
     ) -> None:
+        self._restore = restore
         steps = -(-len(training) // config.batch_size) * config.num_epochs
         super().__init__(
             model=model,
@@ -91,7 +101,7 @@ class PairTrainer(Trainer):
             data_collator=PairCollator(tokenizer),
             train_dataset=training,
             eval_dataset=held_out,
-            callbacks=[*callbacks, *([Bar()] if progress else [])],
+            callbacks=[Health(), *callbacks, *([Bar()] if progress else [])],
         )
         self.remove_callback(PrinterCallback)  # it prints what the bar shows
 
@@ -103,14 +113,26 @@ class PairTrainer(Trainer):
         """
         loss = -F.logsigmoid(margins(model, inputs)).mean()
         if not bool(torch.isfinite(loss)):
-            raise DivergenceError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1}; take a smaller learning_rate."
-            )
+            raise DivergenceError(f"the loss is {float(loss)} at step {self.state.global_step + 1}; {_CURE}.")
         return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        self._restore()
+        try:
+            with writing(folder):
+                super()._save_checkpoint(model, trial)
+        except FolderError:
+            shutil.rmtree(folder, ignore_errors=True)  # what there is of it only takes room
+            raise
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Judge the held-out pairs: the share that is put in the right order, and the loss."""
+        """Judge the held-out pairs: the share that is put in the right order, and the loss.
+
+        Raises:
+            DivergenceError: the loss is not finite.
+        """
         self.model.eval()
         size = self.args.per_device_train_batch_size
         found = [
@@ -122,6 +144,8 @@ class PairTrainer(Trainer):
             HELD_OUT_ACCURACY: float((margin > 0).float().mean()),
             HELD_OUT_LOSS: float(-F.logsigmoid(margin).mean()),
         }
+        if not math.isfinite(figures[HELD_OUT_LOSS]):
+            raise DivergenceError(f"the loss of the held-out pairs is {figures[HELD_OUT_LOSS]}; {_CURE}.")
         self.log(dict(figures))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
@@ -131,6 +155,33 @@ def margins(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """By how much the preferred text of each pair leads, ``(B,)``, of inputs ``(2 B, T)``."""
     chosen, rejected = model(**inputs).logits[:, 0].chunk(2)
     return chosen - rejected
+
+
+class Health(TrainerCallback):
+    """Stops a run whose weights have left the range of numbers, before anything is written of them."""
+
+    def __init__(self) -> None:
+        self._check: WeightCheck | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, optimizer: Any, **_: Any) -> None:
+        """Look at what the run starts from.
+
+        Raises:
+            CheckpointError: the base, or the checkpoint, holds what is no number.
+        """
+        named = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+        self._check = WeightCheck(named, optimizer)
+        if (fault := self._check.fault()) is not None:
+            raise CheckpointError("the base or the checkpoint", fault, "give another base, or start a new run")
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Look at what a step has changed.
+
+        Raises:
+            DivergenceError: with the name of a parameter.
+        """
+        if self._check is not None:
+            self._check()
 
 
 class Bar(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,24 +30,23 @@ _INDEX = "model.safetensors.index.json"
 
 def check_new(folder: Path) -> None:
     """Raise a CheckpointError if the folder is another run's."""
-    if (folder / RUN_FILE).exists():
+    if os.path.lexists(folder / RUN_FILE):
         raise CheckpointError(
             folder / RUN_FILE, "a run stands there already", "continue it with resume, or choose another log_dir"
         )
 
 
 def claim(folder: Path, config: RewardModelConfig, identity: Mapping[str, str | None]) -> None:
-    """Make a folder this run's own."""
-    check_new(folder)
-    description = {"format": FORMAT, "settings": config.to_dict(), **identity}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / RUN_FILE, seal(description))
+    """Say in a folder whose it is, where it does not say so yet or any more."""
+    if not os.path.isfile(folder / RUN_FILE):
+        description = {"format": FORMAT, "settings": config.to_dict(), **identity}
+        write_atomically(folder / RUN_FILE, seal(description))
 
 
 def check_resumed(folder: Path, config: RewardModelConfig, identity: Mapping[str, str | None]) -> None:
     """Raise a CheckpointError unless the folder is that of this run."""
     path = folder / RUN_FILE
-    if not path.exists():
+    if not os.path.isfile(path):
         raise CheckpointError(path, "no run to resume", _CURE)
     found = read_sealed(path, _CURE, unsealed=_UNSEALED_FORMAT)
     if found.get("format") not in (FORMAT, _UNSEALED_FORMAT):

@@ -26,8 +26,10 @@ from agents.reward_modelling.run_folder import (
     find_checkpoint,
 )
 from agents.reward_modelling.splitting import read_or_split
+from agents.training.health import within_range
 from agents.training.recovery import own_randomness
-from sepo_env.files import write_atomically
+from sepo_env.errors import FolderError
+from sepo_env.files import ClaimedFolder, write_atomically
 from sepo_env.loading.hugging_face import import_transformers, quiet, save_folder
 from sepo_env.precision import float32_default
 
@@ -83,25 +85,28 @@ def train_reward_model(
     Raises:
         InvalidArgumentError: pairs that are none, with the number of the line; or none that differ within the length.
         CheckpointError: no pairs, no base, nothing to resume from, or a run that would be overwritten.
-        DivergenceError: a loss that is not finite.
+        DivergenceError: a loss that is not finite, or weights out of range.
+        FolderError: ``log_dir`` cannot be written to, or another run writes there.
         MissingExtraError: transformers or accelerate is not installed.
         KeyboardInterrupt: Ctrl-C; the last checkpoint stays.
     """
     import_transformers()
     from agents.reward_modelling.pair_trainer import HELD_OUT_ACCURACY, HELD_OUT_LOSS, Bar, PairTrainer
 
-    folder = Path(config.log_dir)
+    path = Path(config.log_dir).absolute()  # the run stays there when somebody changes the present folder
     training, held_out = read_or_split(config.pairs, config.eval_pairs, config.eval_share, config.seed)
     base = None if config.base is None else base_digest(config.base)
     identity = {"training": digest(training), "held_out": digest(held_out), "base_files": base}
-    checkpoint = None
     if resume:
-        check_resumed(folder, config, identity)
-        checkpoint, faults = find_checkpoint(folder)
-        for fault in faults:
-            say(f"{fault}; going on from {checkpoint or 'the beginning'}.")
+        check_resumed(path, config, identity)
     else:
-        check_new(folder)
+        check_new(path)
+    folder = ClaimedFolder(path)
+
+    def restore() -> None:
+        folder.restore()
+        claim(path, config, identity)
+
     # The caller's own random numbers are not touched, and a no_grad() of his does not reach in here.
     with own_randomness(config.seed), torch.enable_grad():
         model, tokenizer = make_model(config, training)
@@ -110,51 +115,75 @@ def train_reward_model(
             encode_pairs(pairs, tokenizer, room, kind)
             for pairs, kind in ((training, "training"), (held_out, "held-out"))
         ]
-        trainer = PairTrainer(
-            model,
-            tokenizer,
-            config,
-            str(folder / CHECKPOINT_FOLDER),
-            *(part.examples for part in encoded),
-            progress=progress,
-            callbacks=callbacks,
-        )
-        if not resume:  # not before all that a mistake in the settings can make fail
-            claim(folder, config, identity)
-        try:
-            with quiet():
-                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-                figures = trainer.evaluate()
-        except BaseException as error:
-            error.add_note(describe_checkpoint(folder))
-            raise
-        finally:
-            for callback in trainer.callback_handler.callbacks:
-                if isinstance(callback, Bar):
-                    callback.close()
-            _write_metrics(folder / METRICS_FILE, trainer.state.log_history)
-    outcome = Outcome(
-        folder=folder / MODEL_FOLDER,
-        accuracy=figures[HELD_OUT_ACCURACY],
-        loss=figures[HELD_OUT_LOSS],
-        num_training=len(encoded[0].examples),
-        num_held_out=len(encoded[1].examples),
-        num_steps=trainer.state.global_step,
-        num_truncated=sum(part.num_truncated for part in encoded),
-        num_dropped=sum(part.num_dropped for part in encoded),
-    )
-    card = {
+        with folder:  # not before all that a mistake in the settings can make fail
+            trainer = PairTrainer(
+                model,
+                tokenizer,
+                config,
+                str(path / CHECKPOINT_FOLDER),
+                *(part.examples for part in encoded),
+                progress=progress,
+                callbacks=callbacks,
+                restore=restore,
+            )
+            checkpoint = None
+            if resume:
+                checkpoint, faults = find_checkpoint(path)
+                for fault in faults:
+                    say(f"{fault}; going on from {checkpoint or 'the beginning'}.")
+            else:
+                check_new(path)  # somebody may have been quicker
+            restore()
+            try:
+                with quiet(), within_range():
+                    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+                    figures = trainer.evaluate()
+            except BaseException as error:
+                _rescue(error, path, restore, trainer.state.log_history)
+                raise
+            finally:
+                for callback in trainer.callback_handler.callbacks:
+                    if isinstance(callback, Bar):
+                        callback.close()
+            restore()
+            _write_metrics(path / METRICS_FILE, trainer.state.log_history)
+            outcome = Outcome(
+                folder=path / MODEL_FOLDER,
+                accuracy=figures[HELD_OUT_ACCURACY],
+                loss=figures[HELD_OUT_LOSS],
+                num_training=len(encoded[0].examples),
+                num_held_out=len(encoded[1].examples),
+                num_steps=trainer.state.global_step,
+                num_truncated=sum(part.num_truncated for part in encoded),
+                num_dropped=sum(part.num_dropped for part in encoded),
+            )
+            card = json.dumps(_card(outcome) | {"settings": config.to_dict(), **identity}, indent=2)
+            save_folder(outcome.folder, model, tokenizer, replace=resume, reward_model=card)
+    return outcome
+
+
+def _card(outcome: Outcome) -> dict[str, Any]:
+    return {
         "held_out_accuracy": outcome.accuracy,
         "held_out_loss": outcome.loss,
         "num_training": outcome.num_training,
         "num_held_out": outcome.num_held_out,
         "num_truncated_texts": outcome.num_truncated,
         "num_dropped_pairs": outcome.num_dropped,
-        "settings": config.to_dict(),
-        **identity,
     }
-    save_folder(outcome.folder, model, tokenizer, replace=resume, reward_model=json.dumps(card, indent=2))
-    return outcome
+
+
+def _rescue(
+    error: BaseException, folder: Path, restore: Callable[[], object], history: Sequence[dict[str, Any]]
+) -> None:
+    """Write the figures that there are, and say where the run can go on."""
+    try:
+        restore()
+        _write_metrics(folder / METRICS_FILE, history)
+    except FolderError as trouble:
+        if not isinstance(error, FolderError):  # which says the same
+            error.add_note(f"The figures could not be written: {trouble}")
+    error.add_note(describe_checkpoint(folder))
 
 
 def _write_metrics(path: Path, history: Sequence[dict[str, Any]]) -> None:

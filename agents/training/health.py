@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sepo_env.errors import DivergenceError
-
-_Result = TypeVar("_Result")
 
 LARGEST_WEIGHT = 2.0**24
 """From here on float32 does not tell one unit from the next, and a log-probability made of such numbers is none."""
@@ -62,12 +60,13 @@ class WeightCheck:
         return f"what the optimiser remembers of the parameter {name} is not finite"
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:
-        # In the order of the parameters, of which the optimiser may move copies.
         moved = [tensor for group in self.optimiser.param_groups for tensor in group["params"]]
-        for name, tensor in zip(self._parameters, moved, strict=True):
+        known = {id(parameter): name for name, parameter in self._parameters.items()}
+        # An optimiser that moves copies has them in the order of the parameters.
+        for copy_of, tensor in zip(self._parameters, moved, strict=True):
             for value in self.optimiser.state.get(tensor, {}).values():
                 if isinstance(value, Tensor) and value.shape == tensor.shape and value.ndim:
-                    yield name, value
+                    yield known.get(id(tensor), copy_of), value
 
 
 def _largest(tensors: list[Tensor]) -> Tensor:
@@ -75,14 +74,15 @@ def _largest(tensors: list[Tensor]) -> Tensor:
     return nn.utils.get_total_norm([tensor for tensor in tensors if tensor.numel()], norm_type=math.inf)
 
 
-def step_within_range(step: Callable[[], _Result]) -> _Result:
-    """Make an optimiser step; one that does not fit into a floating-point number is a divergence.
+@contextmanager
+def within_range() -> Iterator[None]:
+    """Tell an optimiser step in the block that does not fit into a floating-point number as a divergence.
 
     Raises:
         DivergenceError: torch cannot convert the size of the step.
     """
     try:
-        return step()
+        yield
     except RuntimeError as error:
         if "without overflow" not in str(error):
             raise

@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.config import LearnerConfig
-from agents.training.health import CURE, WeightCheck, step_within_range
+from agents.training.health import CURE, WeightCheck, within_range
 from agents.training.method import Method
 from agents.training.optimiser import PreciseAdamW
 from sepo_env.errors import DivergenceError
@@ -92,7 +92,8 @@ class Updater:
         figures = self._combine(outputs, [len(part) / len(samples) for part in parts])
         figures["grad_norm"] = float(nn.utils.clip_grad_norm_(self.optimiser.parameters, self.config.max_grad_norm))
         self._check(figures)
-        step_within_range(self.optimiser.step)
+        with within_range():
+            self.optimiser.step()
         self.check_weights()
         if self.method.after_step is not None:
             self.method.after_step()
