@@ -109,7 +109,12 @@ def test_a_finished_trajectory_may_stand_still(losses, table, visited_states, to
     still["tokens"] = still["next", "tokens"] = still["final_tokens"]
     still["time"] = still["next", "time"] = torch.zeros(len(still), 1)
     loss = losses[name](table(), reference=table(1), kl_coeff=0.3, entropy_coeff=0.2)
+    log_prob = loss.log_probs(states)
+    shift = torch.linspace(-0.3, 0.3, len(states), dtype=torch.float64).reshape(-1, *[1] * (log_prob.ndim - 1))
+    states["old_log_prob"] = torch.where(log_prob != 0, log_prob - shift, 0.0)
+    still["old_log_prob"] = torch.zeros_like(log_prob)
     alone, padded = loss(states), loss(torch.cat([states, still]))
+    assert alone["ESS"] < 1.0
     for key in alone.keys():  # noqa: SIM118
         torch.testing.assert_close(padded[key], alone[key], atol=1e-12, rtol=0)
     torch.testing.assert_close(gradients(loss, total(padded)), gradients(loss, total(alone)), atol=1e-12, rtol=0)

@@ -226,7 +226,7 @@ def test_a_bad_rate_is_named_by_environment_position_and_token(value, word):
     dynamics = dna()
     state = start(dynamics, 3)
     rates = ones(state)
-    rates[2, 1, 3] = value
+    rates[2, 1, 3] = rates[2, 2, 0] = value  # the first one is named
     with pytest.raises(InvalidActionError, match=rf"environment 2, position 1, token 'T': the rate is {word},"):
         dynamics.validate_action(state, rates)
 

@@ -205,6 +205,14 @@ def test_a_collector_gathers_whole_episodes():
     collector.shutdown()
 
 
+def test_the_two_kinds_of_end_share_no_memory():
+    """Who marks an episode as cut off, as time limits do, says nothing about its termination."""
+    env = toys(num_steps=1)
+    td = env.step(env.reset().set("action", env.pretrained_action()))["next"]
+    td["done"].zero_()
+    assert bool(td["terminated"].all())
+
+
 def test_it_is_pickled_in_mid_episode():
     env = toys()
     td = env.reset()
