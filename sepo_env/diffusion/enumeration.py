@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from sepo_env.arguments import Count, Size, checked
-from sepo_env.diffusion.graph import Absorbing
+from sepo_env.diffusion.graph import Absorbing, Graph
 from sepo_env.diffusion.kernel import StepLaw
 from sepo_env.diffusion.process import DenoiserLike, DiffusionProcess, Kernel
-from sepo_env.errors import InvalidArgumentError
+from sepo_env.errors import InvalidArgumentError, InvalidShapeError
 
 _MAX_TRANSITIONS = 2_000_000
 
@@ -97,7 +97,7 @@ def state_laws(
     before, after = _transitions(process, length)
     clamped = torch.zeros(length, dtype=torch.bool)
     if prompt is not None:
-        clamped = graph.given(prompt)
+        clamped = _given(graph, prompt, length)
         unchanged = ((before == after) | ~clamped).all(-1)
         before, after = before[unchanged], after[unchanged]
     source, target = state_index(before, graph.vocab_size), state_index(after, graph.vocab_size)
@@ -156,7 +156,7 @@ def first_hitting_law(
     states = all_states(graph.vocab_size, length)
     clamped = torch.zeros(length, dtype=torch.bool)
     if prompt is not None:
-        clamped = graph.given(prompt)
+        clamped = _given(graph, prompt, length)
     ones = torch.ones(len(states), dtype=torch.float64)
     output = process.evaluate(denoiser, states, ones, clamped.expand_as(states)).double()
     posterior = process.log_posterior(
@@ -177,6 +177,12 @@ def first_hitting_law(
         probs = torch.zeros_like(probs).index_add(0, target.flatten(), flow.flatten())
     clean = all_states(graph.num_tokens, length)
     return probs[state_index(clean, graph.vocab_size)]
+
+
+def _given(graph: Graph, prompt: Tensor, length: int) -> Tensor:
+    if prompt.shape != (length,):
+        raise InvalidShapeError("prompt", prompt.shape, f"{(length,)}")
+    return graph.given(prompt)
 
 
 def expected_reward(law: Tensor, rewards: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from sepo_env.arguments import Size, check_argument, check_fields
+from sepo_env.arguments import Size, check_argument, check_fields, shown
 from sepo_env.diffusion import kernel as kernels
 from sepo_env.diffusion.graph import Absorbing, Graph
 from sepo_env.diffusion.guided import GuidedOutput, Guiding, Output, temper_law, temper_score
@@ -114,9 +114,14 @@ class DiffusionProcess:
 
         Raises:
             InvalidArgumentError: the network would hide a prompt behind MASK, and the graph has none.
-            InvalidDenoiserError: the network returned something else.
+            InvalidDenoiserError: no denoiser, or one that returned something else.
         """
         marked = unwrapped(denoiser)
+        if not callable(marked) or getattr(marked, "parameterisation", None) not in get_args(Parameterisation):
+            raise InvalidDenoiserError(
+                f"the denoiser is {shown(denoiser)}; give a sepo_env.denoisers.Denoiser, or a function of tokens and "
+                "time with a parameterisation, 'posterior' or 'score'."
+            )
         own = marked.own_schedule if isinstance(marked, ReadsNoise) else None
         if own is None or own == self.schedule:
             return self._call(denoiser, tokens, t, prompt_mask)

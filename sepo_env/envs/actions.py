@@ -52,4 +52,5 @@ def as_rates(rates: Any, shape: tuple[int, ...], device: torch.device) -> torch.
     array = as_array(rates, shape, "rates", "f", "float32")
     if array.dtype != np.float32:
         raise InvalidActionError(f"the rates have dtype {array.dtype}, expected float32; use .astype(np.float32).")
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    # A tensor shares the array's memory, and torch warns of what is read-only, as JAX's arrays are.
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)

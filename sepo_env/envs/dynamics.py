@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sepo_env.arguments import Size, checked
+from sepo_env.arguments import Size, checked, shown
 from sepo_env.device import find_device
 from sepo_env.diffusion import Absorbing, DiffusionProcess, StepLaw
 from sepo_env.diffusion.kernel import held_rates
@@ -240,6 +240,9 @@ class Dynamics:
                 token.
         """
         expected = (*state.tokens.shape, self.num_actions)
+        if not isinstance(rates, Tensor) or rates.layout != torch.strided or rates.device != state.tokens.device:
+            found = f"{rates.layout} on {rates.device}" if isinstance(rates, Tensor) else shown(rates)
+            raise InvalidActionError(f"the action is {found}; give a dense tensor on {state.tokens.device}.")
         if rates.shape != expected:
             raise InvalidActionError(
                 f"the action has shape {tuple(rates.shape)}, expected {expected}: one rate for each environment, "
@@ -262,9 +265,9 @@ class Dynamics:
         stuck = self.stuck(state, rates[..., : self.process.graph.num_tokens].amax(-1) <= 0)
         if bool(stuck.any()):
             env, position = (int(i) for i in stuck.nonzero()[0])
-            shown = min(self.process.graph.num_tokens, _MOST_LETTERS)
-            letters = ", ".join(self._letter(token) for token in range(shown))
-            letters += ", ..." if shown < self.process.graph.num_tokens else ""
+            listed = min(self.process.graph.num_tokens, _MOST_LETTERS)
+            letters = ", ".join(self._letter(token) for token in range(listed))
+            letters += ", ..." if listed < self.process.graph.num_tokens else ""
             why = (
                 "and no other masked position has one either"
                 if self.sampler == "first-hitting"

@@ -152,7 +152,7 @@ class Episodes:
 
     def _streams(self, seeds: Sequence[int | None]) -> tuple[Tensor, Tensor, bool]:
         """Seeds and numbers of the episodes, ``(B,)`` each, after such a restart, and whether any row has a seed."""
-        checked_seeds = [check_argument("seed", seed, Seed | None) for seed in seeds]
+        checked_seeds = check_argument("seeds", seeds, Sequence[Seed | None])
         if len(checked_seeds) != self.num_envs:
             raise InvalidArgumentError(f"{len(checked_seeds)} seeds for {self.num_envs} rows; give one for each.")
         new = torch.tensor([seed or 0 for seed in checked_seeds], device=self.device)
@@ -173,8 +173,11 @@ class Episodes:
 
         Raises:
             InvalidPromptError: the prompt does not fit the task, or leaves nothing to generate.
-            InvalidArgumentError: seeds that `seed` refuses.
+            InvalidArgumentError: seeds that `seed` refuses, or rows of another shape or dtype.
         """
+        check_argument("rows", rows, Tensor | None)
+        if rows is not None and (rows.shape != (self.num_envs,) or rows.dtype != torch.bool):
+            raise InvalidArgumentError(f"rows are {rows.dtype} {tuple(rows.shape)}; give bool ({self.num_envs},).")
         own_seeds, before, seeded = (
             (self._seeds, self._episodes, self.seeded) if seeds is None else self._streams(seeds)
         )
@@ -198,8 +201,8 @@ class Episodes:
             InvalidActionError: see `Dynamics.validate_action`.
         """
         before = self.running_state()
-        rates = rates.detach()  # the environment is no part of a policy's graph
         self.dynamics.validate_action(before, rates)
+        rates = rates.detach()  # the environment is no part of a policy's graph
         state, log_prob = self.dynamics.transition(before, rates)
         terminated = self.dynamics.terminal(state)
         reward = torch.zeros(self.num_envs, dtype=torch.float32, device=self.device)

@@ -11,11 +11,11 @@ from torch import Tensor
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from sepo_env.arguments import Seed, Size, check_argument, checked, shown
+from sepo_env.arguments import Seed, Size, check_argument, checked
 from sepo_env.envs.dynamics import State
 from sepo_env.envs.episodes import Episodes
 from sepo_env.envs.rate_spec import RateSpec
-from sepo_env.errors import InvalidActionError, InvalidArgumentError
+from sepo_env.errors import InvalidArgumentError
 from sepo_env.registration import ENVIRONMENTS
 from sepo_env.tasks import Task
 
@@ -108,10 +108,7 @@ class TorchRLEnv(EnvBase):
         return self._as_tensordict(state, log_prob, done=idle, terminated=idle.clone())
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        action = tensordict.get("action", None)
-        if not isinstance(action, Tensor):
-            raise InvalidActionError(f"the entry 'action' is {shown(action)}; write a tensor of rates (B, L, A) there.")
-        outcome = self.episodes.step(action)
+        outcome = self.episodes.step(tensordict.get("action", None))
         over = outcome.terminated[:, None]
         return self._as_tensordict(
             outcome.state, outcome.log_prob, reward=outcome.reward[:, None], done=over, terminated=over.clone()

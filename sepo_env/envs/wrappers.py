@@ -102,7 +102,8 @@ def logits_to_rates(logits: Logits, episodes: Episodes) -> Rates:
         InvalidActionError: another shape or dtype, or a logit that is not finite as a float32.
     """
     array = _as_logits(logits, (episodes.num_envs, episodes.task.length, episodes.task.num_tokens))
-    tensor = torch.as_tensor(array, dtype=torch.float32, device=episodes.device)
+    with np.errstate(over="ignore"):  # what is too large is infinite, and named below
+        tensor = torch.from_numpy(array.astype(np.float32)).to(episodes.device)
     if not bool(torch.isfinite(tensor).all()):
         env, position, token = (int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
         raise InvalidActionError(

@@ -25,6 +25,7 @@ from sepo_env.tasks.prompts import PromptSet
 _MOST_ROWS, _MOST_ENTRIES = 64, 1 << 25
 """Sequences that the denoiser reads at a time for likelihoods, and entries of one table over them."""
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _MOST_LETTERS = 64
 """Tokens that are written out in a description; more are told by a hash."""
 
@@ -185,6 +186,8 @@ class Task(ABC):
             prompt_mask: which positions were given, bool ``(B, L)``; None: none.
             seed: sequence i draws its noise from the seed ``seed + i``.
         """
+        if len(tokens) == 0:
+            return torch.zeros(0, dtype=torch.float64, device=tokens.device)
         denoiser = self.denoiser.to(tokens.device)
         rows = max(1, min(_MOST_ROWS, _MOST_ENTRIES // (self.length * self.num_tokens)))
         given = [None] * len(tokens) if prompt_mask is None else prompt_mask.split(rows)
@@ -289,7 +292,7 @@ class Task(ABC):
 
     def _check_tokens(self, tokens: Tensor) -> None:
         """Raise unless ``tokens`` are ``(B, L)`` of ids 0 .. V."""
-        if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.is_complex():
+        if not isinstance(tokens, Tensor) or tokens.dtype not in _INTEGERS:
             kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
             raise InvalidTokensError(f"tokens are {kind}; give a tensor of integers (B, L).")
         if tokens.ndim != 2:

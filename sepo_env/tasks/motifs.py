@@ -51,6 +51,8 @@ class MotifCollection:
         for name, matrix in zip(self.names, self.probabilities, strict=True):
             if matrix.ndim != 2 or matrix.shape[0] == 0 or matrix.shape[1] != len(_LETTERS):
                 raise InvalidShapeError(f"motif {name!r}", matrix.shape, "(w, 4) with w of at least 1")
+            if matrix.dtype.kind not in "fiu":
+                raise InvalidArgumentError(f"motif {name!r}: the probabilities are {matrix.dtype}; give real numbers.")
             # A comparison with NaN is false, so that NaN is refused as well.
             if not ((matrix >= 0).all() and (np.abs(matrix.sum(1) - 1) <= _SUM_TOLERANCE).all()):
                 raise InvalidArgumentError(

@@ -10,12 +10,13 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from sepo_env.arguments import Seed, Size, checked
+from sepo_env.arguments import Seed, Size, check_argument, checked
 from sepo_env.denoisers import Denoiser, DenoiserArgument, Parameterisation, TabularDenoiser
 from sepo_env.diffusion import DiffusionProcess, Schedule, make_graph, make_schedule
 from sepo_env.diffusion.enumeration import all_states, ancestral_law, expected_reward, first_hitting_law, state_index
 from sepo_env.diffusion.process import DenoiserLike
 from sepo_env.diffusion.random import uniforms
+from sepo_env.errors import InvalidShapeError
 from sepo_env.rewards import Reward
 from sepo_env.rewards.base import RewardRole
 from sepo_env.tasks.alphabet import AlphabetTask
@@ -129,7 +130,7 @@ class ToyTask(AlphabetTask):
 
     @reward_table.setter
     def reward_table(self, table: Tensor) -> None:
-        self._reward_table = table.clone()
+        self._reward_table = self._as_table(table)
 
     @property
     def held_out_table(self) -> Tensor:
@@ -138,7 +139,14 @@ class ToyTask(AlphabetTask):
 
     @held_out_table.setter
     def held_out_table(self, table: Tensor) -> None:
-        self._held_out_table = table.clone()
+        self._held_out_table = self._as_table(table)
+
+    def _as_table(self, table: Tensor) -> Tensor:
+        check_argument("table", table, Tensor)
+        expected = (self.num_tokens**self.length,)
+        if table.shape != expected or not table.is_floating_point():
+            raise InvalidShapeError(f"the table ({table.dtype})", table.shape, f"floats of shape {expected}")
+        return table.clone()
 
     def _draw_reward_tables(self) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self.seed + 1)
@@ -194,10 +202,11 @@ class ToyTask(AlphabetTask):
             return free[:1]
         return torch.cat([free.diagonal_scatter(torch.full((self.length,), v)) for v in range(self.num_tokens)])
 
+    @checked
     def exact_law(
         self,
         denoiser: DenoiserLike,
-        num_steps: int | None = None,
+        num_steps: Size | None = None,
         *,
         sampler: Literal["k-step", "first-hitting"] = "k-step",
         prompt: Tensor | None = None,

@@ -7,6 +7,7 @@ import torch
 from gymnasium.utils.env_checker import data_equivalence
 
 from sepo_env import TorchRLEnv
+from sepo_env.envs.episodes import Episodes
 from sepo_env.envs.wrappers import (
     KLPenalty,
     LogitAction,
@@ -15,7 +16,7 @@ from sepo_env.envs.wrappers import (
     VectorLogitAction,
     VectorTokenAction,
 )
-from sepo_env.errors import InvalidActionError
+from sepo_env.errors import InvalidActionError, InvalidArgumentError
 
 B, L, V = 2, 4, 3
 
@@ -100,7 +101,18 @@ def test_lists_are_arrays_where_their_numbers_are(skin):
             env.step(good.tolist())
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("skin", sorted(SKINS))
+def test_read_only_and_scattered_arrays_are_arrays(skin):
+    env, twin = SKINS[skin](), SKINS[skin]()
+    env.reset(seed=1), twin.reset(seed=1)
+    env.action_space.seed(0)
+    good = env.action_space.sample()
+    scattered = np.repeat(good, 2, axis=-1)[..., ::2]
+    scattered.setflags(write=False)
+    assert data_equivalence(env.step(scattered), twin.step(good), exact=True)  # warnings are errors here
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.longdouble, ">f4"])
 def test_logits_are_floats_of_any_width(dtype):
     one, other = LogitAction(toy()), LogitAction(toy())
     one.reset(seed=0), other.reset(seed=0)
@@ -127,6 +139,7 @@ def test_choices_are_integers_of_any_width(dtype):
         torch.ones(B, L, V).long(),
         torch.ones(B, L, V).bool(),
         torch.ones(B, L, V).to(torch.complex64),
+        torch.ones(B, L, V).to_sparse(),
         "x",
         None,
     ],
@@ -139,3 +152,22 @@ def test_the_torchrl_environment_compares_shapes_and_dtypes_too(bad):
     good = torch.ones(B, L, V)
     expected = twin.step(twin.reset().set("action", good))["next", "tokens"]
     assert torch.equal(env.step(start.set("action", good))["next", "tokens"], expected)
+
+
+@pytest.mark.parametrize(
+    "bad", [None, 3, "x", [[1.0]], np.ones((B, L, V), np.float32), torch.ones(B, L, V, device="meta")]
+)
+def test_episodes_themselves_take_tensors_only(bad):
+    run = Episodes("toy", B, num_tokens=V, length=L)
+    run.seed([0, 1])
+    before = run.reset()
+    with pytest.raises(InvalidActionError, match="the action is"):
+        run.step(bad)
+    assert run.running_state() is before
+    for rows in (3, "x", [True, False], torch.ones(B), torch.ones(B + 1).bool()):
+        with pytest.raises(InvalidArgumentError, match="^rows "):
+            run.reset(rows)
+    for seeds in (3, None, "12", [1, 2, 3], [1, "2"], [1, -1]):
+        with pytest.raises(InvalidArgumentError, match="seeds"):
+            run.seed(seeds)
+    assert run.running_state() is before

@@ -9,9 +9,12 @@ import torch
 from gymnasium.utils.env_checker import data_equivalence
 from tensordict import TensorDictBase
 
-from sepo_env import TorchRLEnv
+from sepo_env import TorchRLEnv, tasks
 from sepo_env.denoisers import Denoiser, TabularDenoiser
+from sepo_env.diffusion.enumeration import all_states
 from sepo_env.envs.wrappers import LogitAction, TokenAction, VectorLogitAction, VectorTokenAction
+from sepo_env.tasks.motifs import MotifCollection, shipped_motifs
+from sepo_env.tasks.prompts import PromptSet
 
 
 def scribble(found) -> int:
@@ -152,6 +155,41 @@ def test_spaces_and_specs_belong_to_one_environment():
     one, other = TorchRLEnv("ToyCTMC-v0", num_envs=2), TorchRLEnv("ToyCTMC-v0", num_envs=2)
     one.action_spec.space.low[0, 0, 0] = 7.0
     assert float(other.action_spec.space.low.max()) == 0.0
+
+
+def test_tables_and_prompts_of_tasks_are_copies():
+    task, untouched = tasks.make("toy", prompt=["A???", "?B??"]), tasks.make("toy", prompt=["A???", "?B??"])
+    rewards = task.make_reward(), task.judge()
+    for table in (task.reward_table, task.held_out_table, task.prompt_set.tokens, task.all_prompts()):
+        table.fill_(1)
+    tokens = all_states(3, 4)
+    assert torch.equal(task.make_reward()(tokens), untouched.make_reward()(tokens))
+    assert torch.equal(task.judge()(tokens), untouched.judge()(tokens))
+    assert torch.equal(rewards[0](tokens), untouched.reward_table)
+    assert task.best_return == untouched.best_return
+    assert torch.equal(task.prompt(torch.arange(50)), untouched.prompt(torch.arange(50)))
+    assert task.prompt_set.fingerprint == untouched.prompt_set.fingerprint
+    mine = torch.tensor([[0, 3, 3, 3]])
+    kept = PromptSet(mine)
+    mine.fill_(1)
+    assert kept.tokens.tolist() == [[0, 3, 3, 3]]
+
+
+def test_motifs_are_read_only():
+    """The shipped collection is one for the whole process."""
+    with pytest.raises(ValueError, match="read-only"):
+        shipped_motifs().probabilities[0][0, 0] = 1.0
+    matrix = np.full((2, 4), 0.25)
+    own = MotifCollection(("mine",), (matrix,))
+    matrix[...] = 1.0
+    assert own.probabilities[0].max() == 0.25
+
+
+def test_tables_of_real_sequences_are_copies():
+    task = tasks.make("dna_enhancer")
+    expected = {name: table.copy() for name, table in task.reference.items()}
+    scribble(task.reference)
+    assert data_equivalence(task.reference, expected, exact=True)
 
 
 class Writes(Denoiser):

@@ -16,10 +16,19 @@ from sepo_env import TorchRLEnv, tasks
 from sepo_env.denoisers import TabularDenoiser, save_denoiser
 from sepo_env.diffusion import Absorbing, DiffusionProcess, LogLinear, make_graph, make_schedule
 from sepo_env.diffusion.enumeration import all_states, ancestral_law, first_hitting_law
+from sepo_env.diffusion.likelihood import elbo
 from sepo_env.diffusion.sampler import first_hitting, reverse_steps, sample
 from sepo_env.envs.dynamics import Dynamics
 from sepo_env.envs.episodes import Episodes
-from sepo_env.errors import CheckpointError, InvalidArgumentError, SepoEnvError, UnknownNameError
+from sepo_env.errors import (
+    CheckpointError,
+    InvalidArgumentError,
+    InvalidDenoiserError,
+    InvalidPromptError,
+    InvalidShapeError,
+    SepoEnvError,
+    UnknownNameError,
+)
 from sepo_env.registration import ENVIRONMENTS
 
 SKINS = {
@@ -304,12 +313,89 @@ def test_texts_and_tokens_of_tasks_are_checked(env_id):
     for texts in (3, "ABCA", [3], [None], object(), None):
         with pytest.raises(SepoEnvError, match="encode takes a list of strings"):
             task.encode(texts)
-    for tokens in ([[0, 1]], np.zeros((1, task.length), int), torch.zeros(1, task.length), None):
+    for tokens in (
+        [[0, 1]],
+        np.zeros((1, task.length), int),
+        torch.zeros(1, task.length),
+        torch.ones(1, 4).bool(),
+        None,
+    ):
         with pytest.raises(SepoEnvError, match="tokens are"):
             task.decode(tokens)
     for prompts in (3, [3], None, object(), {"A": 1}):
         with pytest.raises(SepoEnvError, match="^prompts is "):
             task.start_from(prompts)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"flanks": value} for value in (3, "ACG", ("A", 3), ("A",), {"A": 1}, ("N", ""))),
+        *({"motifs": value} for value in (5, {96: 5}, {"x": "A"}, {1e20: "A"}, [("a", "b", "c")], "abc", {96: None})),
+        *({"motifs": value} for value in ([96, "A"], {-1: "A"}, {96.5: "A"}, object())),
+        *({"prompt": value} for value in ([], "", " ", ["?" * 200, 3], "A" * 200, ["A" * 199], {"A": 1})),
+    ],
+)
+def test_sites_of_dna_that_are_none_are_refused_where_they_are_given(options):
+    with pytest.raises(SepoEnvError) as caught:
+        gym.make("DNAEnhancer-v0", **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"prompts": value} for value in (3, "missing.jsonl", "/", True)),
+        *({"tokenizer": value} for value in ("missing", 3, "/")),
+        *({"label": value} for value in (3.5, [1], True)),
+        *({"held_out_label": value} for value in (3.5, [1])),
+        *({"length": value} for value in (0, "4", 2.5, 10**9)),
+        *({"reward_model": value} for value in ("missing", "/", 3)),
+        # Read when a judge is asked for, which may be after days of training.
+        *({"held_out_model": value} for value in ("missing", "/", 3)),
+        *({"end_of_text": value} for value in ("x", 1, None)),
+    ],
+)
+def test_files_of_text_that_are_none_are_refused_where_they_are_given(options):
+    for make in (
+        lambda: gym.make("TextRLHF-v0", **options),
+        lambda: gym.make("TextRLHF-v0", reward="sentiment", **options),
+        lambda: tasks.make("text_rlhf", **options),
+    ):
+        with pytest.raises(SepoEnvError) as caught:
+            make()
+        assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_denoiser_is_named_by_samplers():
+    task = tasks.make("toy")
+    for denoiser in (None, 3, "toy", lambda tokens, time: tokens):
+        for call in (
+            lambda denoiser=denoiser: sample(task.process, denoiser, 2, 4, num_steps=2),
+            lambda denoiser=denoiser: first_hitting(task.process, denoiser, 2, 4),
+            lambda denoiser=denoiser: task.exact_law(denoiser),
+            lambda denoiser=denoiser: elbo(task.process, denoiser, torch.zeros(2, 4).long()),
+        ):
+            with pytest.raises(InvalidDenoiserError, match="the denoiser is"):
+                call()
+
+
+def test_laws_and_bounds_compare_shapes():
+    task = tasks.make("toy")
+    for sampler in ("k-step", "first-hitting"):
+        with pytest.raises(InvalidShapeError, match="prompt has shape"):
+            task.exact_law(task.denoiser, sampler=sampler, prompt=torch.tensor([0, 3]))
+        with pytest.raises(InvalidPromptError, match="the prompt holds the id 9"):
+            task.exact_law(task.denoiser, sampler=sampler, prompt=torch.tensor([0, 3, 3, 9]))
+    with pytest.raises(UnknownNameError, match="sampler"):
+        task.exact_law(task.denoiser, sampler="kstep")
+    for mask in (torch.ones(4).bool(), torch.ones(2, 5).bool(), torch.ones(2, 4)):
+        with pytest.raises(InvalidShapeError, match="prompt_mask"):
+            task.log_likelihood(torch.zeros(2, 4).long(), prompt_mask=mask)
+    assert task.log_likelihood(torch.zeros(0, 4).long()).shape == (0,)
+    for table in (torch.zeros(3), torch.zeros(3**4).long()):
+        with pytest.raises(InvalidShapeError, match="the table"):
+            task.reward_table = table
 
 
 def test_paths_of_any_kind_are_paths(tmp_path):

@@ -102,6 +102,22 @@ def test_a_wrong_npz_file_is_refused(tmp_path):
         load_motifs(tmp_path / "nowhere.npz")
 
 
+@pytest.mark.parametrize(
+    ("names", "matrices"),
+    [
+        ("a", (np.ones((2, 4)) / 4,)),
+        ((1,), (np.ones((2, 4)) / 4,)),
+        (("a",), np.ones((1, 2, 4)) / 4),
+        (("a",), ([[0.25] * 4],)),
+        (("a",), (np.array([["A"] * 4]),)),
+        (("a",), (np.ones((2, 4), dtype=complex) / 4,)),
+    ],
+)
+def test_names_are_texts_and_matrices_are_arrays_of_real_numbers(names, matrices):
+    with pytest.raises(InvalidArgumentError):
+        MotifCollection(names, matrices)
+
+
 def test_jaspar_is_shipped_whole():
     motifs = shipped_motifs()
     assert motifs is shipped_motifs()
