@@ -14,9 +14,8 @@ from torch import Tensor
 
 from agents.agent import Agent
 from agents.storage import ARTEFACTS, CONFIG_FILE, FORMATS
-from agents.train import AGENT_FOLDER
 from agents.training.checkpoint import load_checkpoint
-from agents.training.recovery import CHECKPOINT_FILE
+from agents.training.recovery import AGENT_FOLDER, CHECKPOINT_FILE
 from sepo_env.denoisers import Denoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess, make_schedule
 from sepo_env.diffusion.sampler import sample

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from agents.health import WeightCheck
+from agents.training.health import WeightCheck
 from agents.reward_modelling.config import RewardModelConfig
 from agents.reward_modelling.encoding import Example
 from sepo_env.errors import CheckpointError, DivergenceError, FolderError
