@@ -14,7 +14,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from agents.registry import agent_class
+from agents.registry import learner_class
 from benchmarks._program import PathOption
 from sepo_env import TorchRLEnv, tasks
 from sepo_env.arguments import Size, check_fields
@@ -182,7 +182,7 @@ def trainer_overhead(bench: Bench) -> Iterator[float]:
     """Time of a training iteration of SEPO over the bare network time of the same passes, minus 1."""
     options = bench.options
     states_per_trajectory, micro_batch = 8, 64
-    agent = agent_class("sepo")(
+    agent = learner_class("sepo")(
         bench.env_id,
         device=options.device,
         seed=0,

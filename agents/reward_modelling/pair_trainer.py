@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from agents.training.health import WeightCheck
 from agents.reward_modelling.config import RewardModelConfig
 from agents.reward_modelling.encoding import Example
+from agents.training.health import WeightCheck
 from sepo_env.errors import CheckpointError, DivergenceError, FolderError
 from sepo_env.files import writing
 

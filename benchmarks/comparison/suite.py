@@ -9,7 +9,7 @@ from os import fspath
 from typing import Any, Literal
 
 from agents.config import PolicyGradientConfig
-from agents.registry import AGENTS, agent_class
+from agents.registry import learner_class, learners
 from benchmarks.comparison.tables import MAX_COST_SPREAD, PRETRAINED
 from sepo_env.arguments import Count, NonNegative, PathArgument, Size, WholeNumber, check_fields
 from sepo_env.errors import InvalidArgumentError, UnknownNameError
@@ -84,8 +84,8 @@ class Suite:
         """Check names and numbers before anything runs."""
         check_fields(self)
         for agent in self.agents:
-            if agent != PRETRAINED and agent not in AGENTS:
-                raise UnknownNameError("agent", agent, [PRETRAINED, *AGENTS])
+            if agent != PRETRAINED and agent not in learners():
+                raise UnknownNameError("agent", agent, [PRETRAINED, *learners()])
         for name in ("agents", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
@@ -122,7 +122,12 @@ class Suite:
         if agent == PRETRAINED:
             return {}
         chosen = {**self.common, **self.tuned.get(agent, {})}
-        config = agent_class(agent).config_class().replace(**chosen)
+        config = learner_class(agent).config_class().replace(**chosen)
+        if not isinstance(config, PolicyGradientConfig):
+            raise InvalidArgumentError(
+                f"{agent} does not learn from visited states, so no number of them makes its trajectories cost what they "
+                "should; compare it by a script of its own."
+            )
         states = round((self.cost_per_trajectory - config.num_steps) / evaluations_per_state(config))
         chosen["states_per_trajectory"] = min(max(states, 1), config.num_steps)
         cost = config.num_steps + chosen["states_per_trajectory"] * evaluations_per_state(config)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.policies.sampling import PolicySampler
-from agents.registry import agent_class
+from agents.registry import learner_class
 from agents.training.recovery import checkpoint_path
 from benchmarks.comparison.runs import Run
 from benchmarks.comparison.suite import Suite, evaluations_per_call
@@ -88,7 +88,7 @@ def check(suite: Suite) -> None:
 
 def _train(run: Run, task: Task, folder: Path, device: str, report: Report) -> Any:
     log_dir = folder / "log"
-    agent = agent_class(run.agent)(
+    agent = learner_class(run.agent)(
         task, reward=run.reward, device=device, seed=run.seed, log_dir=str(log_dir), **run.settings
     )
 
