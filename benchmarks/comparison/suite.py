@@ -125,8 +125,8 @@ class Suite:
         config = learner_class(agent).config_class().replace(**chosen)
         if not isinstance(config, PolicyGradientConfig):
             raise InvalidArgumentError(
-                f"{agent} does not learn from visited states, so no number of them makes its trajectories cost what they "
-                "should; compare it by a script of its own."
+                f"{agent} does not learn from visited states, so no number of them makes its trajectories cost what "
+                "they should; compare it by a script of its own."
             )
         states = round((self.cost_per_trajectory - config.num_steps) / evaluations_per_state(config))
         chosen["states_per_trajectory"] = min(max(states, 1), config.num_steps)
