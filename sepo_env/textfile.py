@@ -76,8 +76,11 @@ def without_marks(folder: Path) -> Iterator[Path]:
     such texts without their marks.
 
     Raises:
-        CheckpointError: a text with a mark that is no text.
+        CheckpointError: a text with a mark that is no text, or something that is neither a file nor a folder.
     """
+    for path in folder.iterdir():
+        if path.exists() and not path.is_dir():
+            check_file(path)  # they would wait for a pipe, and read a device without end
     texts = [path for pattern in _TEXTS for path in folder.glob(pattern) if _mark_of(path)]
     if not texts:
         yield folder

@@ -1,6 +1,8 @@
 """Files of ours say in their metadata what they hold: whatever else stands there is refused by name, and soon."""
 
 import json
+import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sepo_env.assets import asset_path
-from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, load_denoiser, save_denoiser
+from sepo_env.denoisers import ConvDenoiser, ConvDenoiserConfig, load_denoiser, load_masked_lm, save_denoiser
 from sepo_env.errors import CheckpointError, FolderError, InvalidArgumentError
 from sepo_env.loading.tensorfile import build_from, held_to
 from sepo_env.rewards.oracles import load_oracle
 from sepo_env.rewards.sentiment import load_sentiment
+from tests import hf_models
 
 FILES: dict[str, tuple[str, str, Callable[[Any], nn.Module]]] = {
     "denoiser": ("dna_denoiser.safetensors", "config", load_denoiser),
@@ -88,7 +91,7 @@ def test_a_small_file_does_not_ask_for_a_long_build(tmp_path: Path) -> None:
     deep = {"num_tokens": 4, "vocab_size": 5, "width": 4, "heads": 1, "depth": 4096}
     metadata = {"format": "sepo_env.denoiser/1", "architecture": "transformer", "config": json.dumps(deep)}
     save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors", metadata=metadata)
-    with pytest.raises(CheckpointError, match="ask for a network of more than 202 tensors, and it has 1"):
+    with pytest.raises(CheckpointError, match="ask for a network of more than 204 tensors, and it has 1"):
         load_denoiser(tmp_path / "a.safetensors")
     assert time.monotonic() - start < 60  # the deepest of them alone took that long
 
@@ -196,11 +199,85 @@ def test_a_network_is_held_to_the_tensors_of_its_file() -> None:
         return nn.ParameterList(nn.Parameter(torch.zeros(1)) for _ in range(count))
 
     with held_to("file", 10):
-        build(220)
-    message = "file: its settings ask for a network of more than 220 tensors, and it has 10"
+        build(240)
+    message = "file: its settings ask for a network of more than 240 tensors, and it has 10"
     with pytest.raises(CheckpointError, match=message), held_to("file", 10):
-        build(221)
+        build(241)
     build(500)  # and nothing is held afterwards
+    with held_to("file", 1, num_entries=10):
+        nn.Linear(1 << 12, 1 << 12, bias=False)  # 2^24 numbers
+    message = "file: its settings ask for a network of more than 16,777,376 numbers, and it has 10"
+    with pytest.raises(CheckpointError, match=message), held_to("file", 1, num_entries=10):
+        nn.Linear(1 << 12, (1 << 12) + 1, bias=False)
+
+
+def test_other_threads_build_what_they_like() -> None:
+    built = []
+
+    def build() -> None:
+        built.append(nn.ParameterList(nn.Parameter(torch.zeros(1)) for _ in range(1000)))
+
+    with held_to("file", 1):
+        thread = threading.Thread(target=build)
+        thread.start()
+        thread.join()
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 10**8}, "ask for a network of more than .* numbers"),
+        ({"hidden_size": 10**6}, "ask for a network of more than .* numbers"),
+        ({"num_hidden_layers": 2000}, "ask for a network of more than .* tensors"),
+        ({"num_hidden_layers": 3}, "missing: bert.encoder.layer.2"),
+        ({"intermediate_size": 64}, "of another shape: bert.encoder.layer.0.intermediate.dense.bias"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_masked_language_model_is_no_larger_than_its_file(
+    changes: dict[str, int], message: str, packed: bool, tmp_path: Path
+) -> None:
+    folder = hf_models.save_masked_lm(tmp_path / "bert")
+    if packed:
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    load_masked_lm(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(CheckpointError, match=f"bert: .*{message}"):
+        load_masked_lm(folder)
+
+
+def test_a_masked_language_model_of_many_layers_is_read_with_a_prefix(tmp_path: Path) -> None:
+    folder = hf_models.save_masked_lm(tmp_path / "bert", num_hidden_layers=30)
+    expected = load_masked_lm(folder).state_dict()
+    tensors = {f"module.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    found = load_masked_lm(folder).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "vocab.txt", "extra.bin"])
+def test_pipes_and_devices_in_a_folder_are_not_opened(name: str, tmp_path: Path) -> None:
+    folder = hf_models.save_masked_lm(tmp_path / "bert")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match="found a device or a pipe|no folder with a config.json"):
+        load_masked_lm(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match="found a device or a pipe|no folder with a config.json"):
+        load_masked_lm(folder)
+
+
+def test_masked_language_models_whose_weights_are_not_finite_are_refused(tmp_path: Path) -> None:
+    folder = hf_models.save_masked_lm(tmp_path / "bert")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["bert.encoder.layer.0.output.dense.bias"][0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"with NaN or infinity: \['bert.encoder.layer.0.output.dense.bias'\]"):
+        load_masked_lm(folder)
 
 
 def test_building_takes_what_a_file_says(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from sepo_env.loading.paths import check_file, is_folder
 from sepo_env.loading.tensorfile import bare_name, check_tensors, find_prefixes, read_tensors
 from sepo_env.textfile import read_json
 
+LONGEST_NAME = 1 << 10
+"""Letters of the name of a tensor."""
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLED_FILE = "pytorch_model.bin"
@@ -63,6 +65,10 @@ class StoredWeights:
         Raises:
             CheckpointError: several networks in one file, or two tensors for one place.
         """
+        if (longest := max(map(len, self.tensors), default=0)) > LONGEST_NAME:
+            raise CheckpointError(
+                self.path, f"a tensor's name of {longest:,} letters", "save the tensors by short names"
+            )
         found = find_prefixes(map(bare_name, self.tensors), known)
         if len(found) > 1:
             raise CheckpointError(

@@ -20,7 +20,14 @@ from sepo_env.errors import CheckpointError, InvalidTokensError, MissingExtraErr
 from sepo_env.files import replacing
 from sepo_env.loading.hub import local_path
 from sepo_env.loading.paths import as_path, is_folder
-from sepo_env.loading.tensorfile import WRAPPERS, bare_name, check_finite, find_prefixes
+from sepo_env.loading.tensorfile import (
+    WRAPPERS,
+    bare_name,
+    check_finite,
+    count_tensors,
+    find_prefixes,
+    held_to,
+)
 from sepo_env.precision import float32_default
 from sepo_env.textfile import read_json_object, without_marks
 
@@ -170,10 +177,17 @@ def load_folder(
             common["config"] = transformers.AutoConfig.from_pretrained(str(folder), **common, **settings)
             common |= {"dtype": dtype, "output_loading_info": True}
             common["attn_implementation"] = None  # the model's own choice; a configuration may name one to be fetched
+            common["ignore_mismatched_sizes"] = True  # which are told below
             read = partial(getattr(transformers, auto_class).from_pretrained, str(folder), **common)
-            model, info = read()
+            cure = "give the folder that save_pretrained wrote, with its own config.json"
+            num_tensors, num_entries = count_tensors(folder)
+            with held_to(path, num_tensors, cure, num_entries):
+                model, info = read()
             if names := _wrapped_names(info):
-                model, info = read(key_mapping=names)
+                with held_to(path, num_tensors, cure, num_entries):
+                    model, info = read(key_mapping=names)
+        except CheckpointError:
+            raise
         except Exception as error:  # a damaged or foreign folder may fail in any way
             raise CheckpointError(
                 path,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -24,8 +27,8 @@ MOST_TENSORS = 1 << 16
 """Tensors in a file."""
 OWN_CURE = "use the version that wrote the file"
 _SHOWN, _LONGEST = 8, 300
-_SPARE = 200
-"""Tensors that a network may have beyond those of a file, to be told which are missing."""
+SPARE_TENSORS, SPARE_ENTRIES = 200, 1 << 24
+"""What a network may have beyond a file, to be told what is missing."""
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """What torch.compile, FSDP and activation checkpointing put into the names of the tensors of what they wrap."""
 _DEEPEST_PREFIX = 16
@@ -51,6 +54,36 @@ def read_tensors(path: PathArgument) -> tuple[dict[str, Tensor], dict[str, str]]
             return {name: file.get_tensor(name) for name in names}, metadata
     except CheckpointError:
         raise
+    except Exception as error:  # a damaged header may fail in any way
+        raise CheckpointError(path, f"not a whole safetensors file ({error})", "copy or download it again") from error
+
+
+def count_tensors(folder: Path) -> tuple[int, int]:
+    """How many tensors the files of weights in a folder have, and how many entries these have; from their headers.
+
+    Of checkpoints of torch it is how many storages and bytes, and of those from before torch 1.6 the bytes alone.
+
+    Raises:
+        CheckpointError: not a whole safetensors file.
+    """
+    tensors = entries = 0
+    for path in folder.glob("*.safetensors"):
+        shapes = _shapes(check_file(path))
+        tensors, entries = tensors + len(shapes), entries + sum(map(math.prod, shapes))
+    for path in folder.glob("*.bin"):
+        try:
+            with zipfile.ZipFile(check_file(path)) as archive:
+                tensors += sum("/data/" in name for name in archive.namelist())
+        except (zipfile.BadZipFile, NotImplementedError, OSError):
+            tensors += MOST_TENSORS
+        entries += path.stat().st_size
+    return tensors, entries
+
+
+def _shapes(path: Path) -> list[list[int]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return [file.get_slice(name).get_shape() for name in list(file.keys())[: MOST_TENSORS + 1]]
     except Exception as error:  # a damaged header may fail in any way
         raise CheckpointError(path, f"not a whole safetensors file ({error})", "copy or download it again") from error
 
@@ -142,23 +175,37 @@ def _one_line(error: Exception) -> str:
 
 
 @contextmanager
-def held_to(path: str | os.PathLike[str], num_tensors: int, cure: str = OWN_CURE) -> Iterator[None]:
-    """Stop making a network that has far more parameters than a file has tensors: a small file may ask for a large one.
+def held_to(
+    path: str | os.PathLike[str], num_tensors: int, cure: str = OWN_CURE, num_entries: int | None = None
+) -> Iterator[None]:
+    """Stop making a network that is far larger than its file, as a small file may ask for a large one.
+
+    Args:
+        path: the file, for the message.
+        num_tensors: that it has; four times as many (libraries make some twice) and `SPARE_TENSORS` more may be made.
+        cure: what the reader may do about it.
+        num_entries: that its tensors have; sixteen times as many (for weights that are packed) and `SPARE_ENTRIES` more
+            may be made. None: any number, where they take no memory.
 
     Raises:
         CheckpointError: names the file.
     """
-    most, thread, made = _SPARE + 2 * num_tensors, threading.get_ident(), 0
+    thread, tensors, entries = threading.get_ident(), 0, 0
+    most = SPARE_TENSORS + 4 * num_tensors
+    most_entries = None if num_entries is None else SPARE_ENTRIES + 16 * num_entries
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal made
+        nonlocal tensors, entries
         if threading.get_ident() != thread:
             return
-        made += 1
-        if made > most:
-            raise CheckpointError(
-                path, f"its settings ask for a network of more than {most:,} tensors, and it has {num_tensors:,}", cure
-            )
+        tensors, entries = tensors + 1, entries + parameter.numel()
+        for made, limit, what, found in (
+            (tensors, most, "tensors", num_tensors),
+            (entries, most_entries, "numbers", num_entries),
+        ):
+            if limit is not None and made > limit:
+                asked = f"its settings ask for a network of more than {limit:,} {what}"
+                raise CheckpointError(path, f"{asked}, and it has {found:,}", cure)
 
     handle = register_module_parameter_registration_hook(count)
     try:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sepo_env.denoisers import Denoiser, load_denoiser, load_drakes, load_masked_lm, load_mdlm, load_sedd
+from sepo_env.denoisers.weight_files import LONGEST_NAME
 from sepo_env.errors import CheckpointError, UnknownNameError
 from sepo_env.loading.foreign import read_foreign
 from sepo_env.loading.tensorfile import bare_name, find_prefixes
@@ -447,3 +448,14 @@ def test_pickled_shards_that_do_not_fit_are_refused(folder: Path) -> None:
     torch.save([torch.ones(2)], file)
     with pytest.raises(CheckpointError, match="00001-of-00002.bin: expected a dictionary, found list"):
         load_denoiser(model)
+
+
+def test_names_of_tensors_have_a_limit(folder: Path) -> None:
+    path = folder / "dna_cnn" / "finetuned.ckpt"
+    tensors = backbone(path)
+    prefix = "a" * (LONGEST_NAME - max(map(len, tensors)) - 1) + "."
+    torch.save({f"{prefix}{name}": value for name, value in tensors.items()}, path)
+    assert load_denoiser(path).config.num_tokens == 4
+    torch.save({f"a{prefix}{name}": value for name, value in tensors.items()}, path)
+    with pytest.raises(CheckpointError, match="a tensor's name of 1,025 letters"):
+        load_denoiser(path)
