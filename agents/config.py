@@ -155,7 +155,6 @@ class LearnerConfig(SamplerConfig):
             f"at most the {self.num_samples} samples of a batch",
         )
         if self.log_dir is not None:
-            self._require("log_dir", self.log_dir != "" and "\0" not in self.log_dir, "the path of a folder, or None")
             object.__setattr__(self, "log_dir", str(as_path(self.log_dir)))
         elif self.tensorboard == "on":
             raise InvalidArgumentError("tensorboard='on' needs a folder to write to; give log_dir as well.")

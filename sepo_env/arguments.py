@@ -21,9 +21,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 from annotated_types import DocInfo, Ge, Gt, Le, Lt
-from pydantic import BeforeValidator, ConfigDict, PlainValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, PlainValidator, TypeAdapter, ValidationError
 
-from sepo_env.errors import InvalidArgumentError, UnknownNameError
+from sepo_env.errors import InvalidArgumentError, InvalidCallError, UnknownNameError, UnknownOptionError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -52,8 +52,14 @@ def _path_as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-PathText = Annotated[str, BeforeValidator(_path_as_text)]
-"""A path, as callers give it, kept as text: for what is written down as JSON."""
+def _not_empty(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("no system has such a path")
+    return text
+
+
+PathText = Annotated[str, BeforeValidator(_path_as_text), AfterValidator(_not_empty)]
+"""A path, as callers give it, kept as text: for what is written down as JSON. No text is no path."""
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 _LONGEST = 80
@@ -68,6 +74,8 @@ def checked(function: _Function) -> _Function:
     Raises:
         InvalidArgumentError: at a call, an argument of another type than its annotation, or out of its range.
         UnknownNameError: at a call, text that is none of the choices of a ``Literal``.
+        UnknownOptionError: at a call, an argument of a name that the function does not have.
+        InvalidCallError: at a call, too many arguments, or one missing.
 
     >>> @checked
     ... def repeat(text: str, times: Count = 1) -> str:
@@ -77,6 +85,9 @@ def checked(function: _Function) -> _Function:
     >>> repeat("ab", 2.5)
     Traceback (most recent call last):
     sepo_env.errors.InvalidArgumentError: times is 2.5 (float), but must be a whole number from 1 to 2147483647.
+    >>> repeat("ab", tims=2)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    sepo_env.errors.UnknownOptionError: repeat got an unexpected keyword argument 'tims'; did you mean 'times'? ...
     """
     signature = inspect.signature(function)
 
@@ -86,7 +97,10 @@ def checked(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise _wrong_call(function.__qualname__, signature, kwargs, error) from None
         for name, value in bound.arguments.items():
             if signature.parameters[name].kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
                 continue
@@ -95,6 +109,19 @@ def checked(function: _Function) -> _Function:
         return function(*bound.args, **bound.kwargs)
 
     return typing.cast("_Function", call)
+
+
+def _wrong_call(name: str, signature: inspect.Signature, given: Mapping[str, Any], error: TypeError) -> TypeError:
+    """The error of a call that does not fit a signature, with the names that do."""
+    name = name.removesuffix(".__init__").rpartition("<locals>.")[2]
+    open_kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    known = [
+        key for key, parameter in signature.parameters.items() if key != "self" and parameter.kind not in open_kinds
+    ]
+    unknown = [key for key in given if key not in known]
+    if unknown and not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in signature.parameters.values()):
+        return UnknownOptionError.of(name, unknown[0], known)
+    return InvalidCallError(f"{name}: {error}; it takes: {', '.join(known)}.")
 
 
 def check_fields(instance: Any) -> None:

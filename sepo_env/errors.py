@@ -69,6 +69,10 @@ class UnknownOptionError(SepoEnvError, TypeError):
         return cls(f"{what} got an unexpected keyword argument {name!r}{hint} It takes: {', '.join(known)}.")
 
 
+class InvalidCallError(SepoEnvError, TypeError):
+    """A call with too many arguments, or without one that has no default."""
+
+
 class InvalidShapeError(_ComposedError, ValueError):
     """A tensor whose shape does not fit the others.
 

@@ -26,7 +26,7 @@ from sepo_env.arguments import (
     describe,
     shown,
 )
-from sepo_env.errors import InvalidArgumentError, UnknownNameError
+from sepo_env.errors import InvalidArgumentError, InvalidCallError, UnknownNameError, UnknownOptionError
 
 Mode = Literal["fast", "exact"]
 
@@ -162,6 +162,43 @@ def test_a_checked_constructor_takes_and_refuses():
         Sampler(0)
     with pytest.raises(TypeError, match="missing"):  # as Python says it
         Sampler()
+
+
+class Thing:
+    @checked
+    def __init__(self, size: Count, *, colour: str = "red") -> None:
+        self.size = size
+
+
+@checked
+def anything(first: int, **rest: Any) -> int:
+    return first
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (
+            lambda: Thing(2, color="blue"),
+            UnknownOptionError,
+            "Thing got an unexpected keyword argument 'color'; did you",
+        ),
+        (lambda: Thing(), InvalidCallError, "Thing: missing a required argument: 'size'; it takes: size, colour."),
+        (lambda: Thing(1, 2), InvalidCallError, "Thing: too many positional arguments; it takes: size, colour."),
+        (
+            lambda: anything(rest=1),
+            InvalidCallError,
+            "anything: missing a required argument: 'first'; it takes: first.",
+        ),
+    ],
+)
+def test_a_call_that_does_not_fit_is_named(call, kind, words):
+    with pytest.raises(kind, match=words) as error:
+        call()
+    assert isinstance(error.value, TypeError)
+    assert "\n" not in str(error.value)
+    with pytest.raises(kind):  # it can be made again with a longer message, as Gymnasium does
+        raise type(error.value)(f"{error.value} More.")
 
 
 def test_checked_fields_stay_frozen():

@@ -14,6 +14,7 @@ from agents.training.batch import add_group_advantages
 from agents.training.method import Method
 from agents.training.policy_gradient import policy_gradient_method
 from agents.traits import Traits
+from sepo_env.arguments import Count
 from sepo_env.denoisers import Denoiser
 
 
@@ -21,7 +22,7 @@ from sepo_env.denoisers import Denoiser
 class GRPOConfig(PolicyGradientConfig):
     """Settings of GRPO on the denoising MDP (arXiv 2402.03300)."""
 
-    inner_epochs: int = 2
+    inner_epochs: Count = 2
     """Passes over each batch of states."""
     clip_level: ClipLevel = "step"
     """Whether each token or each step has an importance ratio of its own."""

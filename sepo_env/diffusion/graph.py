@@ -21,6 +21,7 @@ from sepo_env.diffusion.numerics import safe_log, safe_logaddexp
 from sepo_env.diffusion.random import sample_categorical
 from sepo_env.diffusion.schedule import Schedule, shown_settings
 from sepo_env.errors import (
+    InvalidArgumentError,
     InvalidPromptError,
     InvalidShapeError,
     InvalidTokensError,
@@ -134,6 +135,20 @@ class Graph(ABC):
                 f"{name} holds ids from {int(tokens.min())} to {int(tokens.max())}, but {self} has ids 0 to "
                 f"{self.vocab_size - 1}; encode sequences with the alphabet of this graph."
             )
+
+    def check_mask(self, mask: Tensor | None, tokens: Tensor, name: str = "prompt_mask") -> None:
+        """Refuse anything but None, or bool of the shape of the tokens ``(B, L)``.
+
+        Raises:
+            InvalidShapeError: another shape.
+            InvalidArgumentError: another dtype.
+        """
+        if mask is None:
+            return
+        if mask.shape != tokens.shape:
+            raise InvalidShapeError(name, mask.shape, f"that of the tokens, {tuple(tokens.shape)}")
+        if mask.dtype != torch.bool:
+            raise InvalidArgumentError(f"{name} has dtype {mask.dtype}, expected torch.bool; cast with .bool().")
 
 
 @dataclass(frozen=True)

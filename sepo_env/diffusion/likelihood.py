@@ -16,7 +16,7 @@ from sepo_env.diffusion.graph import Absorbing, per_position
 from sepo_env.diffusion.process import DenoiserLike, DiffusionProcess
 from sepo_env.diffusion.random import row_keys, uniforms
 from sepo_env.diffusion.sampler import ReverseStep
-from sepo_env.errors import InvalidArgumentError, InvalidShapeError
+from sepo_env.errors import InvalidArgumentError
 
 
 def score_entropy(process: DiffusionProcess, log_score: Tensor, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
@@ -125,12 +125,13 @@ def elbo(
 
     Returns:
         float64 ``(B,)``, nats a sequence.
+
+    Raises:
+        InvalidShapeError: tokens or mask of another shape.
+        InvalidTokensError: tokens of another dtype or vocabulary.
     """
     process.graph.check_tokens(x_0, "x_0")
-    if prompt_mask is not None and (prompt_mask.shape != x_0.shape or prompt_mask.dtype != torch.bool):
-        raise InvalidShapeError(
-            f"prompt_mask ({prompt_mask.dtype})", prompt_mask.shape, f"bool of the shape {tuple(x_0.shape)} of x_0"
-        )
+    process.graph.check_mask(prompt_mask, x_0)
     free = torch.ones_like(x_0, dtype=torch.bool) if prompt_mask is None else ~prompt_mask
     keys = row_keys(seed, len(x_0), x_0.device)
     grid = process.time_grid(num_steps, x_0.device)

@@ -185,7 +185,12 @@ class Task(ABC):
             num_steps: steps of the bound, a forward pass a sequence each; None is the task's ``num_steps``.
             prompt_mask: which positions were given, bool ``(B, L)``; None: none.
             seed: sequence i draws its noise from the seed ``seed + i``.
+
+        Raises:
+            InvalidShapeError: tokens of another length, or a mask of another shape than theirs.
+            InvalidTokensError: ids of another vocabulary, or masks.
         """
+        self.check_finished(tokens, prompt_mask)
         if len(tokens) == 0:
             return torch.zeros(0, dtype=torch.float64, device=tokens.device)
         denoiser = self.denoiser.to(tokens.device)
@@ -203,6 +208,29 @@ class Task(ABC):
             for index, chunk in enumerate(tokens.split(rows))
         ]
         return torch.cat(bounds)
+
+    def check_finished(self, tokens: Tensor, prompt_mask: Tensor | None = None) -> None:
+        """Refuse what are no finished sequences of this task, int64 ``(B, L)`` of visible tokens.
+
+        Args:
+            tokens: the sequences, at least one.
+            prompt_mask: which positions were given, bool ``(B, L)``; None: none.
+
+        Raises:
+            InvalidShapeError: another length, none at all, or a mask of another shape.
+            InvalidTokensError: another dtype, ids of another vocabulary, or masks.
+        """
+        graph = self.process.graph
+        graph.check_tokens(tokens)
+        if tokens.shape[1] != self.length or not len(tokens):
+            raise InvalidShapeError(
+                "tokens", tokens.shape, f"(B, {self.length}), B from 1, the sequences of {self.name}"
+            )
+        if graph.mask_token is not None and bool((tokens == graph.mask_token).any()):
+            raise InvalidTokensError(
+                f"tokens hold masks (id {graph.mask_token}), but finished sequences are wanted; denoise them first."
+            )
+        graph.check_mask(prompt_mask, tokens)
 
     def prompt(self, keys: Tensor) -> Tensor | None:
         """Draw prompts: keys int64 ``(B,)`` -> tokens ``(B, L)`` with the id V where free; None where unconditional.

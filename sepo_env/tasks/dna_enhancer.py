@@ -185,6 +185,7 @@ class DNAEnhancerTask(AlphabetTask):
             collapse; left out where the bounds of real sequences are not at hand: with given positions and, on the
             shipped assets, with another denoiser or another number of steps); and what `Task.diversity` gives.
         """
+        self.check_finished(tokens, prompt_mask)
         held_out, training = self.judge()(tokens), self.make_reward()(tokens)
         spread = metrics.quantiles(held_out).tolist()
         names = ("held_out_q05", "held_out_q25", "held_out_median", "held_out_q75", "held_out_q95")

@@ -221,6 +221,7 @@ class TextRLHFTask(TokenizerTask):
             response, given its prompt); ``distinct_1`` .. ``distinct_3`` (of the responses); and what `Task.diversity`
             gives, of whole texts. Rewards are in units of their own.
         """
+        self.check_finished(tokens, prompt_mask)
         held_out = self.judge()(tokens)
         figures = {"held_out_mean": float(held_out.mean())}
         names = ("held_out_q05", "held_out_q25", "held_out_median", "held_out_q75", "held_out_q95")

@@ -132,6 +132,7 @@ class TextSentimentTask(TokenizerTask):
             within that of the central 90 % of real clauses: below them words are repeated, which the likelihood may
             miss); ``distinct_1`` .. ``distinct_3``; and what `Task.diversity` gives.
         """
+        self.check_finished(tokens, prompt_mask)
         held_out, training = self.judge()(tokens), self.make_reward()(tokens)
         figures = {"held_out_mean": float(held_out.mean())}
         names = ("held_out_q05", "held_out_q25", "held_out_median", "held_out_q75", "held_out_q95")

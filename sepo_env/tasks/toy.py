@@ -175,8 +175,10 @@ class ToyTask(AlphabetTask):
         """What the tables were drawn from and mean."""
         return {"seed": self.seed, "parameterisation": self.parameterisation}
 
+    @checked
     def metrics(self, tokens: Tensor, *, prompt_mask: Tensor | None = None, **options: Any) -> dict[str, float]:
         """Medians of both rewards and the diversity of `Task.diversity`, of whole sequences; takes no options."""
+        self.check_finished(tokens, prompt_mask)
         training, held_out = self.make_reward(**options)(tokens), self.judge(**options)(tokens)
         return {
             "training_median": float(training.median()),

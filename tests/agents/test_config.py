@@ -121,8 +121,8 @@ def test_a_folder_is_named_once_and_for_all(config: str, monkeypatch: pytest.Mon
         ({"minibatches": 1000}, "minibatches is 1000, but must be at most the 256 samples of a batch"),
         ({"group_size": 3}, "group_size is 3, but must be 0, or a divisor of batch_size"),
         ({"tensorboard": "on"}, "tensorboard='on' needs a folder"),
-        ({"log_dir": ""}, "log_dir is '', but must be the path of a folder"),
-        ({"log_dir": "a\0b"}, "log_dir is 'a.x00b', but must be the path of a folder"),
+        ({"log_dir": ""}, "log_dir is '', but must be a path"),
+        ({"log_dir": "a\0b"}, "log_dir is 'a.x00b'"),
     ],
 )
 @pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS)

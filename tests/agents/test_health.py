@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from agents import SEPO, Agent, agent_class
-from agents import recovery as recovery_module
 from agents.registry import learners
+from agents.training import recovery as recovery_module
 from agents.training.checkpoint import load_checkpoint, save_checkpoint
 from agents.training.health import LARGEST_WEIGHT, WeightCheck, sound_outputs
 from agents.training.logs import read_metrics

@@ -253,7 +253,7 @@ def test_pairs_that_are_equal_after_the_cut_are_left_out(tmp_path: Path, capsys:
 def test_a_language_model_may_be_the_base(tmp_path: Path) -> None:
     library = transformers()
     pairs = make_pairs(40)
-    scratch = RewardModelConfig("", "", vocab_size=270, max_length=64)
+    scratch = RewardModelConfig("pairs", "run", vocab_size=270, max_length=64)
     from agents.reward_modelling.models import make_model
 
     _, tokenizer = make_model(scratch, pairs)

@@ -145,3 +145,31 @@ def test_tasks_are_made_by_name():
     assert tasks.make("toy", length=2).length == 2
     with pytest.raises(UnknownNameError, match="did you mean 'dna_enhancer'"):
         tasks.make("dna_enhancers")
+
+
+@pytest.mark.parametrize("name", sorted(tasks.TASKS))
+def test_what_is_no_finished_sequence_is_neither_measured_nor_likely(name):
+    task = tasks.make(name)
+    good = torch.zeros(2, task.length, dtype=torch.int64)
+    for wrong, words, kind in [
+        (torch.zeros(2, task.length - 1, dtype=torch.int64), "tokens has shape", InvalidShapeError),
+        (good[0], "tokens has shape", InvalidShapeError),
+        (good[:0], "B from 1", InvalidShapeError),
+        (good.float(), "dtype", InvalidTokensError),
+        (good + task.num_tokens, "denoise them first", InvalidTokensError),
+        (good + task.num_tokens + 1, "ids from", InvalidTokensError),
+        (good - 1, "ids from", InvalidTokensError),
+        (None, "tokens is None", InvalidArgumentError),
+        ([[0] * task.length], "tokens is", InvalidArgumentError),
+    ]:
+        for measure in (task.metrics, task.log_likelihood):
+            with pytest.raises(kind, match=words):
+                measure(wrong)
+    for mask, kind in [
+        (torch.ones(2, 1, dtype=torch.bool), InvalidShapeError),
+        (torch.ones(2, task.length), InvalidArgumentError),
+        ("all", InvalidArgumentError),
+    ]:
+        for measure in (task.metrics, task.log_likelihood):
+            with pytest.raises(kind, match="prompt_mask"):
+                measure(good, prompt_mask=mask)
