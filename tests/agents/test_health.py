@@ -21,7 +21,7 @@ from sepo_env.errors import CheckpointError, DivergenceError, InvalidActionError
 from sepo_env.tasks import Task, make
 
 SMALL: dict[str, Any] = {"batch_size": 4, "num_steps": 2, "eval_every": 0, "tensorboard": "off", "checkpoint_every": 1}
-PARTS = ["denoiser", "critic", "optimiser", "progress", "rows"]
+PARTS = ["denoiser", "optimiser", "progress", "rows"]
 
 
 def small(kind: type[Agent], task: str | Task, folder: Path | None = None, **settings: Any) -> Agent:
@@ -165,7 +165,7 @@ def test_weights_that_are_no_numbers_are_not_trained(tmp_path: Path) -> None:
 def test_what_is_no_number_is_not_read_from_a_checkpoint(tmp_path: Path, part: str) -> None:
     kind = agent_class("ppo")
     small(kind, "ToyCTMC-v0", tmp_path, num_iterations=1).train(progress=False)
-    parts, metadata = load_checkpoint(checkpoint_path(tmp_path), [*PARTS, "scheduler", "random", "prompts"])
+    parts, metadata = load_checkpoint(checkpoint_path(tmp_path), [*PARTS, "critic", "scheduler", "random", "prompts"])
     state = parts["optimiser"]["state"][0] if part == "optimiser" else parts[part]
     tensor = next(value for value in state.values() if value.numel() > 1)
     tensor.view(-1)[0] = math.inf

@@ -325,7 +325,7 @@ def test_data_that_is_not_whole_is_refused_by_line(folder, tmp_path, text, words
 
 def test_a_denoiser_that_is_none_is_named_where_the_folder_is_given(tmp_path):
     fill(tmp_path)
-    with pytest.raises(CheckpointError, match=r"pretrained\.ckpt: not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match=r"pretrained\.ckpt: expected safetensors or a checkpoint of torch"):
         tasks.make("dna_enhancer", artefacts=tmp_path)
     tasks.make("dna_enhancer", artefacts=tmp_path, denoiser=tasks.make("dna_enhancer").denoiser)
 
