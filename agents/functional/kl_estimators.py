@@ -21,6 +21,7 @@ def k1_kl(log_ratio: Tensor) -> Tensor:
     Args:
         log_ratio: :math:`\log p(x) - \log q(x)` at samples x of q, any shape.
 
+    >>> import torch
     >>> k1_kl(torch.tensor([0.0, 1.0]))
     tensor([-0., -1.])
     """
@@ -33,6 +34,7 @@ def k2_kl(log_ratio: Tensor) -> Tensor:
     Args:
         log_ratio: :math:`\log p(x) - \log q(x)` at samples x of q, any shape.
 
+    >>> import torch
     >>> k2_kl(torch.tensor([0.0, 2.0]))
     tensor([0., 2.])
     """
