@@ -389,9 +389,11 @@ def test_laws_and_bounds_compare_shapes():
             task.exact_law(task.denoiser, sampler=sampler, prompt=torch.tensor([0, 3, 3, 9]))
     with pytest.raises(UnknownNameError, match="sampler"):
         task.exact_law(task.denoiser, sampler="kstep")
-    for mask in (torch.ones(4).bool(), torch.ones(2, 5).bool(), torch.ones(2, 4)):
+    for mask in (torch.ones(4).bool(), torch.ones(2, 5).bool()):
         with pytest.raises(InvalidShapeError, match="prompt_mask"):
             task.log_likelihood(torch.zeros(2, 4).long(), prompt_mask=mask)
+    with pytest.raises(InvalidArgumentError, match="prompt_mask has dtype torch.float32"):
+        task.log_likelihood(torch.zeros(2, 4).long(), prompt_mask=torch.ones(2, 4))
     assert task.log_likelihood(torch.zeros(0, 4).long()).shape == (0,)
     for table in (torch.zeros(3), torch.zeros(3**4).long()):
         with pytest.raises(InvalidShapeError, match="the table"):
