@@ -190,9 +190,9 @@ class Task(ABC):
             InvalidShapeError: tokens of another length, or a mask of another shape than theirs.
             InvalidTokensError: ids of another vocabulary, or masks.
         """
-        self.check_finished(tokens, prompt_mask)
         if len(tokens) == 0:
             return torch.zeros(0, dtype=torch.float64, device=tokens.device)
+        self.check_finished(tokens, prompt_mask)
         denoiser = self.denoiser.to(tokens.device)
         rows = max(1, min(_MOST_ROWS, _MOST_ENTRIES // (self.length * self.num_tokens)))
         given = [None] * len(tokens) if prompt_mask is None else prompt_mask.split(rows)
