@@ -154,7 +154,6 @@ def test_what_is_no_finished_sequence_is_neither_measured_nor_likely(name):
     for wrong, words, kind in [
         (torch.zeros(2, task.length - 1, dtype=torch.int64), "tokens has shape", InvalidShapeError),
         (good[0], "tokens has shape", InvalidShapeError),
-        (good[:0], "B from 1", InvalidShapeError),
         (good.float(), "dtype", InvalidTokensError),
         (good + task.num_tokens, "denoise them first", InvalidTokensError),
         (good + task.num_tokens + 1, "ids from", InvalidTokensError),
@@ -165,6 +164,9 @@ def test_what_is_no_finished_sequence_is_neither_measured_nor_likely(name):
         for measure in (task.metrics, task.log_likelihood):
             with pytest.raises(kind, match=words):
                 measure(wrong)
+    with pytest.raises(InvalidShapeError, match="B from 1"):
+        task.metrics(good[:0])
+    assert task.log_likelihood(good[:0]).shape == (0,)
     for mask, kind in [
         (torch.ones(2, 1, dtype=torch.bool), InvalidShapeError),
         (torch.ones(2, task.length), InvalidArgumentError),
