@@ -121,7 +121,7 @@ def test_tokenizers_and_rewards_of_a_task(asked) -> None:
 def test_models_that_judge_and_bases_of_reward_models(asked, repositories, tmp_path) -> None:
     found = Perplexity("hub:o/gpt2").log_likelihoods(["a b c"])[0]
     assert_same(found, Perplexity(repositories / "o" / "gpt2").log_likelihoods(["a b c"])[0])
-    model, _ = make_model(RewardModelConfig(pairs="", log_dir=str(tmp_path), base="hub:o/gpt2"), [])
+    model, _ = make_model(RewardModelConfig(pairs="pairs.jsonl", log_dir=str(tmp_path), base="hub:o/gpt2"), [])
     assert type(model).__name__ == "GPT2ForSequenceClassification"
 
 

@@ -12,7 +12,8 @@ from sepo_env.arguments import Size, checked
 from sepo_env.denoisers import DenoiserArgument
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.errors import InvalidArgumentError, InvalidTokensError
-from sepo_env.tasks.base import Task, check_texts
+from sepo_env.tasks.base import Task
+from sepo_env.tasks.sequences import check_texts
 
 
 class AlphabetTask(Task):

@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sepo_env.arguments import Seed, Size, checked, shown
+from sepo_env.arguments import Seed, Size, checked
 from sepo_env.denoisers import Denoiser, DenoiserArgument, as_denoiser, load_denoiser
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.diffusion.likelihood import elbo
-from sepo_env.errors import InvalidArgumentError, InvalidShapeError, InvalidTokensError
+from sepo_env.errors import InvalidArgumentError
 from sepo_env.identity import describe, describe_object, is_library
 from sepo_env.rewards import FOR_JUDGING, FOR_TRAINING, Reward, as_reward
 from sepo_env.tasks import metrics
 from sepo_env.tasks.prompts import PromptSet
+from sepo_env.tasks.sequences import check_finished, check_ids
 
 _MOST_ROWS, _MOST_ENTRIES = 64, 1 << 25
 """Sequences that the denoiser reads at a time for likelihoods, and entries of one table over them."""
 
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _MOST_LETTERS = 64
 """Tokens that are written out in a description; more are told by a hash."""
 
@@ -220,17 +220,7 @@ class Task(ABC):
             InvalidShapeError: another length, none at all, or a mask of another shape.
             InvalidTokensError: another dtype, ids of another vocabulary, or masks.
         """
-        graph = self.process.graph
-        graph.check_tokens(tokens)
-        if tokens.shape[1] != self.length or not len(tokens):
-            raise InvalidShapeError(
-                "tokens", tokens.shape, f"(B, {self.length}), B from 1, the sequences of {self.name}"
-            )
-        if graph.mask_token is not None and bool((tokens == graph.mask_token).any()):
-            raise InvalidTokensError(
-                f"tokens hold masks (id {graph.mask_token}), but finished sequences are wanted; denoise them first."
-            )
-        graph.check_mask(prompt_mask, tokens)
+        check_finished(self.name, self.process.graph, self.length, tokens, prompt_mask)
 
     def prompt(self, keys: Tensor) -> Tensor | None:
         """Draw prompts: keys int64 ``(B,)`` -> tokens ``(B, L)`` with the id V where free; None where unconditional.
@@ -320,18 +310,7 @@ class Task(ABC):
 
     def _check_tokens(self, tokens: Tensor) -> None:
         """Raise unless ``tokens`` are ``(B, L)`` of ids 0 .. V."""
-        if not isinstance(tokens, Tensor) or tokens.dtype not in _INTEGERS:
-            kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
-            raise InvalidTokensError(f"tokens are {kind}; give a tensor of integers (B, L).")
-        if tokens.ndim != 2:
-            raise InvalidShapeError("tokens", tokens.shape, "(B, L)")
-        if tokens.numel() == 0:
-            return
-        low, high = (int(bound) for bound in tokens.aminmax())
-        if low < 0 or high > self.num_tokens:
-            raise InvalidTokensError(
-                f"tokens range from {low} to {high}, but {self.name} has the ids 0 to {self.num_tokens}."
-            )
+        check_ids(self.name, self.num_tokens, tokens)
 
     def _check_denoiser(self, denoiser: Denoiser) -> Denoiser:
         if denoiser.num_tokens != self.num_tokens or denoiser.length not in (None, self.length):
@@ -357,16 +336,3 @@ def _letters(token_texts: Sequence[str]) -> str:
         return "".join(token_texts)
     digest = hashlib.sha256(json.dumps(list(token_texts)).encode()).hexdigest()
     return f"{len(token_texts)} tokens, sha256 {digest[:16]}"
-
-
-def check_texts(texts: Any) -> Sequence[str]:
-    """Strings to encode, as they are.
-
-    Raises:
-        InvalidTokensError: one string alone, or something else than strings.
-    """
-    if isinstance(texts, str):
-        raise InvalidTokensError("encode takes a list of strings, got one string; write encode([sequence]).")
-    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-        raise InvalidTokensError(f"encode takes a list of strings, got {shown(texts)}; give [sequence, ...].")
-    return texts

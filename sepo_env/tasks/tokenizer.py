@@ -12,8 +12,9 @@ from sepo_env.denoisers import DenoiserArgument
 from sepo_env.diffusion import DiffusionProcess
 from sepo_env.errors import InvalidArgumentError
 from sepo_env.tasks import metrics
-from sepo_env.tasks.base import Task, check_texts
+from sepo_env.tasks.base import Task
 from sepo_env.tasks.codec import Codec
+from sepo_env.tasks.sequences import check_texts
 
 
 class TokenizerTask(Task):

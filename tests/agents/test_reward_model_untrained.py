@@ -43,4 +43,4 @@ def test_the_held_out_figures_are_those_of_the_model(tmp_path: Path) -> None:
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match="hf"):
-        make_model(RewardModelConfig("", "", vocab_size=270), random_pairs(4))
+        make_model(RewardModelConfig("pairs.jsonl", "run", vocab_size=270), random_pairs(4))
