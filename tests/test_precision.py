@@ -67,7 +67,14 @@ def trained(name, task="ToyCTMC-v0", **options):
     return agent.sample_tokens(5, seed=0).tolist(), figures
 
 
+def sampled(name):
+    agent = agent_class(name)("ToyCTMC-v0", num_steps=3)
+    tokens = agent.sample_tokens(6, seed=0)
+    return tokens.tolist(), {"reward": float(agent.reward(tokens).mean())}
+
+
 JOBS = {
+    **{f"{name} samples": functools.partial(sampled, name) for name in learners()},
     **{env_id: functools.partial(gym_episode, env_id) for env_id in ENVIRONMENTS},
     "torchrl": functools.partial(torchrl_episodes, "ToyCTMC-v0"),
     "uniform": functools.partial(torchrl_episodes, "ToyCTMC-v0", graph="uniform"),
