@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase, TensorDictParams
@@ -11,6 +11,7 @@ from torchrl.objectives import LossModule
 
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion import DiffusionProcess
+from sepo_env.diffusion.wrapped import unwrapped
 from sepo_env.errors import InvalidArgumentError
 
 
@@ -18,7 +19,8 @@ class DenoiserLoss(LossModule):
     """An objective whose parameters are a denoiser's.
 
     Its scalars ``loss_*`` are minimised together; what else it returns is logged. Sums over samples are divided by
-    ``num_trajectories``, so that the losses of micro-batches add up to that of the whole batch.
+    ``num_trajectories``, so that the losses of micro-batches add up to that of the whole batch. A subclass names the
+    entries that it reads in a dataclass ``_AcceptedKeys``, in the order of positional arguments.
 
     Args:
         policy_network: the denoiser to be trained.
@@ -29,17 +31,7 @@ class DenoiserLoss(LossModule):
         InvalidArgumentError: a reference that shares parameters with the policy, and would move with it.
     """
 
-    @dataclass
-    class _AcceptedKeys:
-        """The tensordict keys, as ``set_keys`` takes them."""
-
-        final_tokens: NestedKey = "final_tokens"
-        prompt_mask: NestedKey = "prompt_mask"
-        num_trajectories: NestedKey = "num_trajectories"
-
-    default_keys = _AcceptedKeys
-    tensor_keys: _AcceptedKeys
-
+    tensor_keys: Any
     policy_network: Denoiser
     policy_network_params: TensorDictParams
     target_policy_network_params: TensorDictParams
@@ -48,6 +40,7 @@ class DenoiserLoss(LossModule):
     def __init__(
         self, policy_network: Denoiser, process: DiffusionProcess, *, reference: Denoiser | None = None
     ) -> None:
+        policy_network, reference = unwrapped(policy_network), unwrapped(reference)
         if reference is not None and _share_parameters(policy_network, reference):
             raise InvalidArgumentError(
                 "the reference shares parameters with the policy and would move with it; give a copy, such as "

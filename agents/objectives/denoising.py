@@ -57,11 +57,14 @@ class DenoisingLoss(DenoiserLoss):
     """
 
     @dataclass
-    class _AcceptedKeys(DenoiserLoss._AcceptedKeys):
+    class _AcceptedKeys:
         """The tensordict keys, as ``set_keys`` takes them."""
 
+        final_tokens: NestedKey = "final_tokens"
         weight: NestedKey = "weight"
         noise_key: NestedKey = "noise_key"
+        prompt_mask: NestedKey = "prompt_mask"
+        num_trajectories: NestedKey = "num_trajectories"
 
     default_keys = _AcceptedKeys
     tensor_keys: _AcceptedKeys

@@ -1,14 +1,13 @@
-"""What all objectives share: keys, functional parameters, regularisers, reduction and diagnostics."""
+"""What all policy gradients share: the states that they read, regularisers, reduction and diagnostics."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor
-from torchrl.objectives import LossModule
 
 from agents.functional import (
     effective_sample_share,
@@ -17,16 +16,16 @@ from agents.functional import (
     mean_where,
     step_log_ratio,
 )
+from agents.objectives.base import DenoiserLoss
 from agents.objectives.forms import Form
 from agents.objectives.states import StateEvaluation, VisitedStates
 from agents.objectives.surrogates import Surrogate
 from sepo_env.denoisers.base import Denoiser
 from sepo_env.diffusion import DiffusionProcess
-from sepo_env.diffusion.wrapped import unwrapped
 from sepo_env.errors import InvalidArgumentError
 
 
-class PolicyGradientLoss(LossModule):
+class PolicyGradientLoss(DenoiserLoss):
     r"""A policy-gradient objective on the visited states of a denoising chain.
 
     .. math:: L = -\frac{1}{B} \sum_{n} \omega_n \sum_i w_{n,i}\, f(r_{n,i})\, A_n
@@ -90,11 +89,6 @@ class PolicyGradientLoss(LossModule):
     default_keys = _AcceptedKeys
     tensor_keys: _AcceptedKeys
 
-    policy_network: Denoiser
-    policy_network_params: TensorDictParams
-    target_policy_network_params: TensorDictParams
-    reference: Denoiser | None
-
     def __init__(
         self,
         policy_network: Denoiser,
@@ -113,45 +107,12 @@ class PolicyGradientLoss(LossModule):
             raise InvalidArgumentError(
                 "kl_coeff > 0 needs a denoiser to stay close to; give reference=, such as task.load_denoiser()."
             )
-        if reference is not None and _share_parameters(policy_network, reference):
-            raise InvalidArgumentError(
-                "the reference shares parameters with the policy and would move with it; give a copy, such as "
-                "copy.deepcopy(denoiser)."
-            )
         form.check(process)
-        policy_network, reference = unwrapped(policy_network), unwrapped(reference)
-        self._in_keys: list[NestedKey] | None = None
-        self._out_keys: list[NestedKey] | None = None
-        super().__init__()
-        self.convert_to_functional(policy_network, "policy_network")
-        # Past nn.Module's registry: the reference is not trained, saved or moved with the loss.
-        self.__dict__["reference"] = reference
-        self.process = process
+        super().__init__(policy_network, process, reference=reference)
         self.form = form
         self.surrogate = surrogate
         self.kl_coeff = kl_coeff
         self.entropy_coeff = entropy_coeff
-
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """The keys that are read, in the order of positional arguments."""
-        return self._entries() if self._in_keys is None else self._in_keys
-
-    @in_keys.setter
-    def in_keys(self, value: list[NestedKey]) -> None:
-        self._in_keys = value
-
-    @property
-    def out_keys(self) -> list[NestedKey]:
-        """The scalars that are returned."""
-        return self._scalars() if self._out_keys is None else self._out_keys
-
-    @out_keys.setter
-    def out_keys(self, value: list[NestedKey]) -> None:
-        self._out_keys = value
-
-    def _entries(self) -> list[NestedKey]:
-        return list(vars(self.tensor_keys).values())
 
     def _scalars(self) -> list[NestedKey]:
         keys: list[NestedKey] = ["loss_objective"]
@@ -172,9 +133,6 @@ class PolicyGradientLoss(LossModule):
     def sums_over_path(self) -> bool:
         """Whether visited states count for more than the form's terms: by a regulariser, or by a critic's error."""
         return self.reference is not None or self.entropy_coeff > 0
-
-    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
-        """Advantages and value targets come with the batch; there is no value estimator to tell."""
 
     @torch.no_grad()
     def log_probs(self, tensordict: TensorDictBase) -> Tensor:
@@ -226,15 +184,6 @@ class PolicyGradientLoss(LossModule):
             }
         return out
 
-    def _required(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
-        value = tensordict.get(key, None)
-        if value is None:
-            raise InvalidArgumentError(
-                f"{type(self).__name__} needs the entry {key!r}, which the tensordict does not have; add it, or "
-                "name the entry that holds it with set_keys()."
-            )
-        return value
-
     def _read(self, tensordict: TensorDictBase) -> VisitedStates:
         keys = self.tensor_keys
         tokens = self._required(tensordict, keys.tokens)
@@ -258,8 +207,3 @@ class PolicyGradientLoss(LossModule):
             trajectory=tensordict.get(keys.trajectory, None),
             old_log_prob=tensordict.get(keys.old_log_prob, None),
         )
-
-
-def _share_parameters(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    storages = {parameter.data_ptr() for parameter in one.parameters()}
-    return any(parameter.data_ptr() in storages for parameter in other.parameters())
